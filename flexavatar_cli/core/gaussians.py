@@ -1,0 +1,67 @@
+"""3D Gaussians, the picture-making noun (Kerbl et al. 2023)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """N anisotropic Gaussians in head space, with plain RGB instead of spherical harmonics."""
+
+    positions: Tensor  # [N, 3] metres
+    quats: Tensor  # [N, 4] wxyz, any norm
+    scales: Tensor  # [N, 3] metres, standard deviations
+    opacities: Tensor  # [N] in 0..1
+    colors: Tensor  # [N, 3] RGB, about 0..1, not clamped
+
+    def __post_init__(self) -> None:
+        count = len(self.positions)
+        shapes = {"positions": (count, 3), "quats": (count, 4), "scales": (count, 3)}
+        shapes |= {"opacities": (count,), "colors": (count, 3)}
+        for name, shape in shapes.items():
+            found = tuple(getattr(self, name).shape)
+            if found != shape:
+                raise ValueError(f"Gaussians.{name} must be {shape}, not {found}")
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def detach(self) -> "Gaussians":
+        """The same values without gradients."""
+        return Gaussians(**{name: value.detach() for name, value in vars(self).items()})
+
+
+def rotation_matrix(quats: Tensor) -> Tensor:
+    """Rotations [..., 3, 3] of quaternions [..., 4] wxyz of any norm."""
+    w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
+    rows = [
+        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    ]
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
+
+
+def quaternion(matrix: Tensor) -> Tensor:
+    """Unit quaternions [..., 4] wxyz of rotations [..., 3, 3], differentiable everywhere (largest component first)."""
+    m = matrix
+    m00, m11, m22 = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]
+    squares = torch.stack(
+        [1 + m00 + m11 + m22, 1 + m00 - m11 - m22, 1 - m00 + m11 - m22, 1 - m00 - m11 + m22], -1
+    )
+    best = squares.argmax(-1)
+    wx, wy, wz = m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]
+    xy, xz, yz = m[..., 0, 1] + m[..., 1, 0], m[..., 0, 2] + m[..., 2, 0], m[..., 1, 2] + m[..., 2, 1]
+    table = torch.stack(
+        [
+            torch.stack([squares[..., 0], wx, wy, wz], -1),
+            torch.stack([wx, squares[..., 1], xy, xz], -1),
+            torch.stack([wy, xy, squares[..., 2], yz], -1),
+            torch.stack([wz, xz, yz, squares[..., 3]], -1),
+        ],
+        -2,
+    )
+    chosen = torch.take_along_dim(table, best[..., None, None].expand(*best.shape, 1, 4), -2)[..., 0, :]
+    return torch.nn.functional.normalize(chosen, dim=-1)
