@@ -1,0 +1,49 @@
+"""Options of the commands with their defaults, stated once. Standard library only: `--help` reads them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CommonOptions:
+    """What most commands share."""
+
+    model: str = "open-1"
+    device: str = "auto"
+    seed: int = 0
+    size: int = 512  # pixels, side of square pictures
+    face: str = "largest"  # or the number of the face, from the left
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """Photo, matte and track to an avatar code."""
+
+    bias_sink: str = "3d"  # behave like multi-view training data ("3d") or like monocular data ("2d")
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Optimisation of the avatar code alone, network frozen."""
+
+    steps: int = 2000
+    frames: int = 900  # a longer video is thinned evenly to this many frames
+    hold_out: int = 0  # every n-th frame is kept from fitting and measured afterwards; 0 = none
+    learning_rate: float = 1e-2
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """Avatar, motion and cameras to pictures."""
+
+    camera: str = "orbit"  # orbit, front, driver, circle, or a cameras.json
+    background: str = "white"  # white, black, transparent, or #rrggbb
+    relative: bool = False  # the driver's motion since its first frame, on top of the avatar's neutral
+    fps: float = 25.0  # of the built-in motion; a driver brings its own
+
+
+@dataclass(frozen=True)
+class CreateOptions:
+    """Photo to avatar and preview."""
+
+    steps: int = 200  # of fitting
+    preview: bool = True
