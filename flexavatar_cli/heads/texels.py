@@ -1,0 +1,128 @@
+"""Texels of a head's UV atlas: which are valid, and the surface point each one stands for."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from flexavatar_cli.core.errors import WeightsError
+
+
+@dataclass(frozen=True)
+class TexelGrid:
+    """The N valid texels of an R x R atlas in row-major order; a texel is valid where its centre lies in a chart."""
+
+    resolution: int  # R
+    valid: Tensor  # [R, R] bool
+    index: Tensor  # [N] int64, row * R + column
+    face: Tensor  # [N] int64, triangle
+    bary: Tensor  # [N, 3] float32, weights of the triangle's corners, sum 1
+    part: Tensor  # [N] int64, index into HeadModel.part_names
+    mirror: Tensor  # [N] int64, texel nearest to the point mirrored in x
+    corners: Tensor  # [N, 3] int64, vertices of the texel's triangle
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def to(self, device: torch.device | str) -> "TexelGrid":
+        """The same grid on `device`."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return TexelGrid(resolution=self.resolution, **moved)
+
+    def scatter(self, values: Tensor, fill: float = 0.0) -> Tensor:
+        """Picture [..., R, R, C] of texel values [..., N, C], `fill` where no texel is."""
+        size = self.resolution
+        picture = values.new_full((*values.shape[:-2], size * size, values.shape[-1]), fill)
+        picture[..., self.index, :] = values
+        return picture.unflatten(-2, (size, size))
+
+    def gather(self, picture: Tensor) -> Tensor:
+        """Texel values [..., N, C] of a picture [..., R, R, C]."""
+        return picture.flatten(-3, -2)[..., self.index, :]
+
+
+def rasterise(uv_triangles: np.ndarray, resolution: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Texels whose centre lies in a triangle: index [N] ascending, triangle [N], barycentric weights [N, 3].
+
+    `uv_triangles` [F, 3, 2] in 0..1, v down. Where triangles overlap the first one wins.
+    """
+    corners = uv_triangles.astype(np.float64) * resolution - 0.5  # texel centres are now integers
+    low = np.clip(np.ceil(corners.min(1) - 1e-9), 0, resolution).astype(np.int64)
+    high = np.clip(np.floor(corners.max(1) + 1e-9) + 1, 0, resolution).astype(np.int64)
+    span = np.maximum(high - low, 0)
+    count = span[:, 0] * span[:, 1]
+    triangle = np.repeat(np.arange(len(corners)), count)
+    rank = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    column = low[triangle, 0] + rank % np.maximum(span[triangle, 0], 1)
+    row = low[triangle, 1] + rank // np.maximum(span[triangle, 0], 1)
+    a, b, c = corners[triangle, 0], corners[triangle, 1], corners[triangle, 2]
+    point = np.stack([column, row], -1)
+    area = _cross(b - a, c - a)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bary = np.stack([_cross(b - point, c - point), _cross(c - point, a - point), _cross(a - point, b - point)], -1)
+        bary /= area[:, None]
+    inside = (bary > -1e-7).all(-1) & (np.abs(area) > 1e-12)
+    texel, first = np.unique((row * resolution + column)[inside], return_index=True)
+    weights = np.clip(bary[inside][first], 0, None)
+    return texel, triangle[inside][first], weights / weights.sum(-1, keepdims=True)
+
+
+def texel_grid(
+    template: Tensor,  # [V, 3] metres
+    faces: Tensor,  # [F, 3]
+    uv: Tensor,  # [W, 2]
+    faces_uv: Tensor,  # [F, 3]
+    face_part: Tensor,  # [F]
+    part_names: tuple[str, ...],
+    resolution: int,
+) -> TexelGrid:
+    """Texels of the atlas at `resolution`. Raises WeightsError if none is valid."""
+    index, face, bary = rasterise(uv[faces_uv].cpu().numpy(), resolution)
+    if len(index) == 0:
+        raise WeightsError(f"head model: its atlas has no valid texel at {resolution}")
+    part = face_part.cpu().numpy()[face]
+    corners = faces.cpu().numpy()[face]
+    triangle = template.cpu().numpy()[corners]
+    points = np.einsum("nk,nkc->nc", bary, triangle)
+    normal = np.cross(triangle[:, 1] - triangle[:, 0], triangle[:, 2] - triangle[:, 0])
+    normal /= np.linalg.norm(normal, axis=-1, keepdims=True) + 1e-20
+    valid = np.zeros(resolution * resolution, bool)
+    valid[index] = True
+    arrays = {
+        "index": index,
+        "face": face,
+        "part": part,
+        "corners": corners,
+        "mirror": _mirror(points, normal, part, part_names),
+    }
+    return TexelGrid(
+        resolution=resolution,
+        valid=torch.from_numpy(valid.reshape(resolution, resolution)),
+        bary=torch.from_numpy(bary.astype(np.float32)),
+        **{name: torch.from_numpy(np.ascontiguousarray(value.astype(np.int64))) for name, value in arrays.items()},
+    )
+
+
+SKIN = ("face", "scalp", "neck", "bust")
+_NORMAL_WEIGHT = 0.004  # metres: opposite sides of the lips or of an ear count as 8 mm apart
+
+
+def _mirror(points: np.ndarray, normal: np.ndarray, part: np.ndarray, part_names: tuple[str, ...]) -> np.ndarray:
+    """For each texel the nearest one of the mirrored point, among the mirrored part (all skin is one part)."""
+    group = np.array(["skin" if name in SKIN else name for name in part_names])
+    swap = {name: name.replace("left", "*").replace("right", "left").replace("*", "right") for name in group}
+    feature = np.concatenate([points, _NORMAL_WEIGHT * normal], -1)
+    mirror = np.arange(len(points))
+    texel_group = group[part]
+    for name in np.unique(texel_group):
+        source, target = np.flatnonzero(texel_group == name), np.flatnonzero(texel_group == swap[name])
+        if len(target):
+            wanted = feature[source] * [-1, 1, 1, -1, 1, 1]
+            mirror[source] = target[cKDTree(feature[target]).query(wanted)[1]]
+    return mirror
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]

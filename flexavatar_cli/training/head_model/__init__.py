@@ -1,0 +1,1 @@
+"""Builds `models/open-head` from openly licensed material; not needed at run time."""
