@@ -10,9 +10,9 @@ from flexavatar_cli.core.errors import InputError, UsageError
 from flexavatar_cli.core.files import replacing
 from flexavatar_cli.core.track import Track
 
-HEAD_CENTRE = np.array([0.0, -0.01, 0.0])  # middle of a head with hair, neck and shoulders
+HEAD_CENTRE = np.zeros(3)  # between the ears: halfway from the shoulders (-0.19 m) to the top of full hair
 DISTANCE = 1.0  # metres from the eye to the head's centre, as in the published trajectories
-VISIBLE_HEIGHT = 0.38  # metres at the head's centre: crown to shoulders with a margin; 21.5 degrees vertical
+VISIBLE_HEIGHT = 0.40  # metres at the head's centre: shoulders to hair, as in the encoder's crop; 22.6 degrees vertical
 FRONT_DWELL = 0.75  # 0 = even turn; the turntable runs at 1 - dwell at the front and 1 + dwell behind
 
 FREE_CAMERAS = ("orbit", "front", "circle")

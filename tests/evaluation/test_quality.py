@@ -38,7 +38,7 @@ def test_iou_stops_at_the_shoulders_and_at_the_photos_border():
 def test_shoulder_row_lies_below_the_chin():
     camera = trajectories.front(1, 512)
     row = quality.shoulder_row(camera)
-    assert row == round(256 + (0.12 - 0.01) / 0.38 * 512)
+    assert row == round(256 + 0.12 / 0.40 * 512)
 
 
 def test_a_closed_head_has_no_holes_and_a_pierced_one_has():

@@ -65,7 +65,7 @@ def test_arkit_curves_round_trip(tmp_path):
 
 def test_head_angles_have_their_signs():
     eye = motion.turned_heads(np.array([[0.2, 0, 0], [0, 0.2, 0], [0, 0, 0.2]]), 100)
-    nose, _ = eye.project(np.array([[0, -0.01, 0.1]]))
+    nose, _ = eye.project(np.array([[0, 0, 0.1]]))
     crown, _ = eye.project(np.array([[0, 0.15, 0]]))
     assert nose[0, 0, 0] > 50  # to the subject's left; up
     assert nose[1, 0, 1] < 50
