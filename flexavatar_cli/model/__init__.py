@@ -1,0 +1,17 @@
+"""The network: `load_model(folder) -> AvatarModel`, driven by `model.yaml`."""
+
+from flexavatar_cli.model.config import ModelCard, ModelConfig
+from flexavatar_cli.model.encoder import plucker_map
+from flexavatar_cli.model.loading import load_model
+from flexavatar_cli.model.network import AvatarModel
+from flexavatar_cli.model.template import Template, template_from_obj
+
+__all__ = [
+    "AvatarModel",
+    "ModelCard",
+    "ModelConfig",
+    "Template",
+    "load_model",
+    "plucker_map",
+    "template_from_obj",
+]
