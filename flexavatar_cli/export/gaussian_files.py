@@ -30,7 +30,7 @@ def save_gaussians(gaussians: Gaussians, path: Path) -> Path:
             temporary.write_bytes(ply_bytes(values))
         else:
             with open(temporary, "wb") as stream:
-                np.savez(stream, **values)  # type: ignore[arg-type]
+                np.savez(stream, **values)
     return path
 
 
