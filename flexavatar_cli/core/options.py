@@ -47,3 +47,22 @@ class CreateOptions:
 
     steps: int = 200  # of fitting
     preview: bool = True
+
+
+@dataclass(frozen=True)
+class TrackOptions:
+    """Frames to cameras, expressions and one identity."""
+
+    face: str = "largest"  # or the number of the face, from the left, from 0
+    looks: int = 0  # FaceMesh looks averaged per frame; 0 = 12 for one picture, 1 for a video
+    identity_frames: int = 12  # frames of a video that the identity is solved on
+    identity_weight: float = 30.0  # of the prior on identity; landmark errors are correlated, so not 1
+    expression_weight: float = 60.0  # lambda of the L1 prior on expression; jaw and lids a sixth of it
+    smoothing: float = 0.8  # frames, sigma of the Gaussian over pose and expression
+
+
+@dataclass(frozen=True)
+class MatteOptions:
+    """Photo or frames to mattes."""
+
+    net: str = "auto"  # auto, selfie, modnet, alpha (the picture's own transparency), or the path of an ONNX net

@@ -120,18 +120,19 @@ class FaceMesh:
     def __init__(self, faces: int, still: bool) -> None:
         os.environ.setdefault("GLOG_minloglevel", "3")
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        with _silenced():
-            from mediapipe.python.solutions import face_mesh
-
-            self._mesh: Any = face_mesh.FaceMesh(
-                static_image_mode=still, max_num_faces=faces, refine_landmarks=True, min_detection_confidence=0.5
-            )
-        self._stale = True  # a graph talks when it starts
+        self._options = {"static_image_mode": still, "max_num_faces": faces, "refine_landmarks": True}
+        self._mesh: Any = None
+        self._stale = True
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:  # [faces, 478, 2] pixels of the picture
         if self._stale:
-            with _silenced():
-                self._mesh.reset()
+            with _silenced():  # its threads talk from the start of the graph to the end of the first picture
+                if self._mesh is None:
+                    from mediapipe.python.solutions import face_mesh
+
+                    self._mesh = face_mesh.FaceMesh(**self._options)
+                else:
+                    self._mesh.reset()
                 result = self._mesh.process(picture)
             self._stale = False
         else:
@@ -146,8 +147,10 @@ class FaceMesh:
 
     def close(self) -> None:
         """Free the graph."""
-        with _silenced():
-            self._mesh.close()
+        if self._mesh is not None:
+            with _silenced():
+                self._mesh.close()
+        self._mesh, self._stale = None, True
 
 
 def _search_views(width: int, height: int, thorough: bool) -> Iterator[list[View]]:
