@@ -1,0 +1,56 @@
+"""Things that several test modules need: a tiny random model on the shipped head, and avatars made with it."""
+
+import os
+
+os.environ.setdefault("GOMP_SPINCOUNT", "0")  # before torch: spinning makes it slow beside busy neighbours
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder whose network has open-1's parts at a width for tests: random, but sane where untrained is."""
+    import torch
+
+    from flexavatar_cli.heads import load_head, surface
+    from flexavatar_cli.model import AvatarModel, ModelCard, ModelConfig, Template
+
+    head = load_head()
+    config = ModelConfig.tiny(128)
+    texels, tokens = head.texels(config.gaussians.resolution), head.texels(config.grid)
+    template = Template.from_texels(128, texels.index, config.grid, tokens.index, surface(tokens, head.template))
+    card = ModelCard("tiny", head_model=head.name, head_digest=head.digest, notes={"status": "random"})
+    model = AvatarModel(config, template, torch.Generator().manual_seed(0), card)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    model.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_instruments(tiny_model: Path):
+    """The tiny model and the shipped head, on the CPU."""
+    from flexavatar_cli.stages.instruments import load_instruments
+
+    return load_instruments(str(tiny_model), "cpu")
+
+
+@pytest.fixture(scope="session")
+def grey_avatar(tiny_instruments):
+    """A grey mean head: an avatar code of zeros."""
+    from flexavatar_cli.core.avatar import Avatar
+    from flexavatar_cli.core.expression import EXPRESSION_NAMES
+
+    model, head = tiny_instruments.model, tiny_instruments.head
+    return Avatar(
+        avatar_code=np.zeros(model.code_shape, np.float32),
+        identity=np.zeros(len(head.identity_basis), np.float32),
+        model=model.card.name,
+        model_digest=model.digest,
+        head_model=head.name,
+        head_digest=head.digest,
+        expression_names=EXPRESSION_NAMES,
+        bias_sink="3d",
+    )
