@@ -1,0 +1,286 @@
+"""Matting: how much of each pixel is the person. A photo is a video of one frame."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from flexavatar_cli.core.errors import InputError, WeightsError
+from flexavatar_cli.core.files import digest_bytes, digest_file
+from flexavatar_cli.core.options import MatteOptions
+from flexavatar_cli.core.paths import models_dir
+from flexavatar_cli.core.quiet import native_silence
+from flexavatar_cli.media.frames import Frames
+from flexavatar_cli.media.images import to_uint8
+
+MODNET_SIDE = 512  # the shorter side that MODNet was trained at
+MODNET_STEP = 32  # both sides are multiples of it
+SOFT_EDGE = 0.02  # half width of the uncertain band, share of the person's size (root of the area)
+GUIDE_NOISE = 3e-4  # squared colour contrast below which the guided filter sees no edge
+GUIDE_SIDE = 1024  # the guided filter's coefficients are found at this longest side (He and Sun 2015)
+LARGEST_HOLE = 0.015  # of the person's area; a larger gap is background between arm and body
+REFINEMENT = "2"  # raise when refined() gives other pixels, so that work folders notice
+
+Probability = Callable[[np.ndarray], np.ndarray]  # rgb [H, W, 3] float32 -> foreground [H, W] float32 in 0..1
+
+
+@dataclass(frozen=True)
+class Net:
+    """A network that tells the person from the background."""
+
+    name: str  # as reported to the user
+    digest: str  # sha256 of all that decides its result
+    probability: Probability
+    coarse: bool  # a segmentation, whose edges want refinement; a true matte does not
+
+
+def open_net(choice: str = MatteOptions.net) -> Net:
+    """The net for `auto`, `selfie`, `modnet` or the path of an ONNX file of MODNet's contract. Raises WeightsError."""
+    shipped = models_dir() / "modnet" / "modnet.onnx"
+    if choice == "modnet" or (choice == "auto" and shipped.is_file()):
+        return modnet(shipped)
+    if choice in ("auto", "selfie"):
+        return selfie()
+    if Path(choice).suffix != ".onnx":
+        raise WeightsError(
+            f"unknown matting net {choice!r}: use auto, selfie, modnet, alpha or the path of an .onnx file"
+        )
+    return modnet(Path(choice))
+
+
+def has_own_matte(frames: Frames, options: MatteOptions = MatteOptions()) -> bool:
+    """Whether the frames' own transparency is the matte. Raises InputError if it was asked for and is not there."""
+    if options.net not in ("auto", "alpha"):
+        return False
+    present = all(alpha is not None for alpha in frames.alphas())
+    if options.net == "alpha" and not present:
+        raise InputError(f"{frames.path}: has no transparency of its own; leave out `--matte alpha`")
+    return present
+
+
+def matte(
+    frames: Frames,
+    options: MatteOptions = MatteOptions(),
+    on_step: Callable[[int, int], None] | None = None,
+    net: Net | None = None,
+) -> Iterator[np.ndarray]:
+    """The alpha [H, W] float32 of each frame in order, in steps of 1/255 so that an 8-bit PNG holds it exactly.
+
+    A frame's own transparency comes first, then `net` or the one that `options` name. Raises InputError at a frame
+    that shows no person.
+    """
+    if has_own_matte(frames, options):
+        alphas: Iterable[np.ndarray] = (alpha for alpha in frames.alphas() if alpha is not None)
+    else:
+        alphas = net_mattes(frames, net or open_net(options.net))
+    for number, alpha in enumerate(alphas):
+        if not (alpha > 0.5).any():
+            raise InputError(f"{frames.path}: no person found in frame {number}")
+        yield (np.round(alpha * 255) / 255).astype(np.float32)
+        if on_step is not None:
+            on_step(number + 1, len(frames))
+
+
+def matte_picture(rgb: np.ndarray, net: Net) -> np.ndarray:
+    """The alpha [H, W] of one picture [H, W, 3], without a look at its neighbours."""
+    return finished(rgb, net.probability(rgb), net)
+
+
+def net_mattes(frames: Frames, net: Net) -> Iterator[np.ndarray]:
+    """The alpha [H, W] of each frame, its probability smoothed over its neighbours with weights 1 2 1."""
+    window: list[tuple[np.ndarray, np.ndarray]] = []  # (rgb, probability) of the frame before, this, and the next
+    for rgb in frames:
+        window.append((rgb, net.probability(rgb)))
+        if len(window) == 1:
+            window *= 2  # the first frame has itself before it
+        elif len(window) == 3:
+            yield blended(window, net)
+            window.pop(0)
+    window.append(window[-1])
+    yield blended(window, net)
+
+
+def blended(window: list[tuple[np.ndarray, np.ndarray]], net: Net) -> np.ndarray:
+    """The alpha [H, W] of the middle frame of three."""
+    (_, before), (rgb, now), (_, after) = window
+    return finished(rgb, (before + 2 * now + after) / 4, net)
+
+
+def finished(rgb: np.ndarray, probability: np.ndarray, net: Net) -> np.ndarray:
+    """The alpha [H, W] of a picture: edges refined where the net is coarse, one person, no holes."""
+    return whole(refined(rgb, probability) if net.coarse else probability)
+
+
+def refined(
+    rgb: np.ndarray,  # [H, W, 3]
+    probability: np.ndarray,  # [H, W]
+) -> np.ndarray:  # [H, W] in 0..1
+    """The probability, its edge moved to the picture's own edges within a band and sharpened."""
+    band = max(2, round(SOFT_EDGE * float(np.sqrt((probability > 0.5).sum()))))
+    alpha = guided_filter(rgb, probability, band, GUIDE_NOISE)
+    sharp = np.clip((alpha - 0.3) / 0.6, 0, 1)  # under 0.3 is mostly a halo of dark background
+    solid = whole((probability > 0.5).astype(np.float32)) > 0.5
+    inside = cv2.erode(solid.astype(np.uint8), disc(2 * band), borderValue=(1,))
+    outside = cv2.dilate((probability > 0.1).astype(np.uint8), disc(band))
+    return np.where(inside > 0, 1, sharp * outside).astype(np.float32)
+
+
+def whole(alpha: np.ndarray) -> np.ndarray:
+    """The alpha [H, W] of the largest connected figure alone, with its holes filled."""
+    solid = (alpha > 0.5).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(solid, connectivity=8)
+    if count < 2:
+        return np.zeros_like(alpha)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    figure = (labels == 1 + int(areas.argmax())).astype(np.uint8)
+    reach = max(2, round(SOFT_EDGE * float(np.sqrt(areas.max()))))
+    alone = np.where(cv2.dilate(figure, disc(reach)) > 0, alpha, 0)
+    _, gaps, sizes, _ = cv2.connectedComponentsWithStats(1 - figure, connectivity=4)
+    height, width = figure.shape
+    left, top, across, down, area = sizes.T
+    enclosed = (left > 0) & (top > 0) & (left + across < width) & (top + down < height)
+    enclosed &= area < LARGEST_HOLE * areas.max()
+    enclosed[0] = False  # label 0 is the figure
+    return np.where(enclosed[gaps], 1, alone).astype(np.float32)
+
+
+def disc(radius: int) -> np.ndarray:
+    """A round structuring element."""
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+
+
+def guided_filter(
+    guide: np.ndarray,  # [H, W, 3]
+    values: np.ndarray,  # [H, W]
+    radius: int,  # pixels
+    noise: float,  # squared colour
+) -> np.ndarray:  # [H, W]
+    """In each window the best linear function of the colour for `values` (He et al. 2013, Eq. 19), averaged.
+
+    Coefficients are found at most at GUIDE_SIDE and enlarged (fast guided filter).
+    """
+    height, width = values.shape
+    scale = min(1.0, GUIDE_SIDE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    colour = cv2.resize(guide, size, interpolation=cv2.INTER_AREA)
+    target = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
+    side = 2 * max(1, round(radius * scale)) + 1
+
+    def mean(image: np.ndarray) -> np.ndarray:
+        return cv2.boxFilter(image, -1, (side, side), borderType=cv2.BORDER_REFLECT)
+
+    mean_colour, mean_target = mean(colour), mean(target)
+    shared = mean(colour * target[..., None]) - mean_colour * mean_target[..., None]
+    square, across = (  # covariance of the colours: rr gg bb, rg gb br
+        mean(colour * other) - mean_colour * mean_other
+        for other, mean_other in ((colour, mean_colour), (np.roll(colour, -1, -1), np.roll(mean_colour, -1, -1)))
+    )
+    slope = solve_symmetric(square + np.float32(noise), across, shared)
+    offset = mean_target - (slope * mean_colour).sum(-1)
+    full_slope, full_offset = (cv2.resize(mean(part), (width, height)) for part in (slope, offset))
+    return np.clip((full_slope * guide).sum(-1) + full_offset, 0, 1)
+
+
+def solve_symmetric(
+    square: np.ndarray,  # [..., 3] a00 a11 a22
+    across: np.ndarray,  # [..., 3] a01 a12 a20
+    right: np.ndarray,  # [..., 3]
+) -> np.ndarray:  # [..., 3]
+    """The solution of symmetric positive 3 x 3 systems by Cramer's rule; ten times faster than LAPACK on pixels."""
+    a00, a11, a22 = (square[..., k] for k in range(3))
+    a01, a12, a20 = (across[..., k] for k in range(3))
+    b0, b1, b2 = (right[..., k] for k in range(3))
+    c00, c11, c22 = a11 * a22 - a12 * a12, a00 * a22 - a20 * a20, a00 * a11 - a01 * a01
+    c01, c12, c20 = a12 * a20 - a01 * a22, a01 * a20 - a00 * a12, a01 * a12 - a11 * a20
+    solution = c00 * b0 + c01 * b1 + c20 * b2, c01 * b0 + c11 * b1 + c12 * b2, c20 * b0 + c12 * b1 + c22 * b2
+    return np.stack(solution, -1) / (a00 * c00 + a01 * c01 + a20 * c20)[..., None]
+
+
+def selfie() -> Net:
+    """MediaPipe's selfie segmentation, which comes inside its wheel: a segmentation at 256 pixels, then refinement."""
+    with native_silence():
+        from mediapipe.python.solutions.selfie_segmentation import SelfieSegmentation
+
+        segmentation = SelfieSegmentation(model_selection=0)
+        segmentation.process(np.zeros((256, 256, 3), np.uint8))  # its threads talk until the first picture is done
+
+    def look(rgb: np.ndarray) -> np.ndarray:
+        return segmentation.process(np.ascontiguousarray(to_uint8(rgb))).segmentation_mask
+
+    def probability(rgb: np.ndarray) -> np.ndarray:
+        """Mean over the picture, its mirror image and, unless it is nearly square already, both padded to a square."""
+        height, width = rgb.shape[:2]
+        side = max(height, width)
+        top, left = (side - height) // 2, (side - width) // 2
+        padding = (top, side - height - top, left, side - width - left)
+        square = cv2.copyMakeBorder(rgb, *padding, cv2.BORDER_REPLICATE)
+        looks = [look(rgb), look(rgb[:, ::-1])[:, ::-1]]
+        if min(height, width) < 0.9 * side:
+            inner = slice(top, top + height), slice(left, left + width)
+            looks += [look(square)[inner], look(square[:, ::-1])[:, ::-1][inner]]
+        return np.mean(looks, axis=0, dtype=np.float32)
+
+    import mediapipe
+
+    digest = digest_bytes(b"selfie", mediapipe.__version__.encode(), REFINEMENT.encode())
+    return Net("MediaPipe selfie segmentation + guided filter", digest, probability, coarse=True)
+
+
+def modnet(path: Path) -> Net:
+    """The matting net in an ONNX file of MODNet's contract (Ke et al. 2022). Raises WeightsError if it is another.
+
+    Input float32 [1, 3, H, W], RGB in -1..1, sides multiples of 32; output alpha [1, 1, H, W] in 0..1.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such matting net; use --matte selfie, or see `flexavatar models`")
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+    names = (
+        "Fail InvalidArgument InvalidGraph InvalidProtobuf NoSuchFile NotImplemented RuntimeException NoModel EPFail"
+    )
+    broken = tuple(getattr(states, name) for name in names.split())
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 4
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    except broken as error:
+        raise WeightsError(f"{path}: not an ONNX net that can be loaded") from error
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    contract = f"{path}: not MODNet's contract (float32 [1, 3, H, W] in, [1, 1, H, W] out)"
+    if len(inputs) != 1 or inputs[0].type != "tensor(float)" or not fits(inputs[0].shape, 3):
+        raise WeightsError(f"{contract}: takes {[(i.name, i.shape) for i in inputs]}")
+    if not fits(outputs[0].shape, 1):
+        raise WeightsError(f"{contract}: gives {[(o.name, o.shape) for o in outputs]}")
+    fixed = [side if isinstance(side, int) else None for side in inputs[0].shape[2:]]
+
+    def probability(rgb: np.ndarray) -> np.ndarray:
+        height, width = (side or wanted for side, wanted in zip(fixed, modnet_size(*rgb.shape[:2])))
+        small = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
+        tensor = np.ascontiguousarray((small * 2 - 1).transpose(2, 0, 1)[None], np.float32)
+        try:
+            alpha = session.run(None, {inputs[0].name: tensor})[0]
+        except broken as error:
+            raise WeightsError(f"{contract}: fails on a picture of {width} x {height}") from error
+        if alpha.shape != (1, 1, height, width) or not np.isfinite(alpha).all():
+            raise WeightsError(f"{contract}: gave {alpha.shape} or values that are not finite")
+        full = cv2.resize(alpha[0, 0], (rgb.shape[1], rgb.shape[0]), interpolation=cv2.INTER_LINEAR)
+        return np.clip(full, 0, 1).astype(np.float32)
+
+    return Net(f"MODNet ({path.name})", digest_bytes(b"modnet", digest_file(path).encode()), probability, coarse=False)
+
+
+def fits(shape: list[int | str | None], channels: int) -> bool:
+    """Whether an ONNX shape is [1 or any, `channels`, any, any]."""
+    return len(shape) == 4 and shape[1] in (channels, None) and (not isinstance(shape[0], int) or shape[0] == 1)
+
+
+def modnet_size(height: int, width: int) -> tuple[int, int]:
+    """The height and width at which MODNet's authors run a picture (their inference script)."""
+    if max(height, width) < MODNET_SIDE or min(height, width) > MODNET_SIDE:
+        scale = MODNET_SIDE / min(height, width)
+        height, width = int(height * scale), int(width * scale)
+    return tuple(max(MODNET_STEP, side - side % MODNET_STEP) for side in (height, width))  # type: ignore[return-value]
