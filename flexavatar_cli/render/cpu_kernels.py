@@ -42,6 +42,7 @@ CHUNKS = 16  # parallel work items of binning: consecutive runs of the depth ord
 _LANE_X = np.array([i % BLOCK for i in range(16)], np.float32)
 _LANE_Y = np.array([i // BLOCK for i in range(16)], np.float32)
 _BLOCK_X, _BLOCK_Y = _LANE_X * BLOCK, _LANE_Y * BLOCK
+_PIXEL_X, _PIXEL_Y = (np.add.outer(b, a).ravel() for b, a in ((_BLOCK_X, _LANE_X), (_BLOCK_Y, _LANE_Y)))
 
 
 # ---------------------------------------------------------------------------------------------- projection
@@ -405,17 +406,17 @@ def _touched_blocks(left, top, l11, l21, l22, ridge_x, ridge_y, reach):
 
 @njit(cache=True)
 def _blend_tile(pairs, first, last, splats, left, top, planes):
-    """Blend pairs[first:last] front to back into planes [5 * PIXELS]: transmittance, stop position, R, G, B.
+    """Blend pairs[first:last] front to back into planes [6 * PIXELS]: transmittance, R, G, B, and how it ended.
 
-    A pixel's stop position counts from `first`: the splat there, and all behind it, are not blended. Pixels
-    outside the picture come with a negative one.
+    The splat that would take a pixel's transmittance to the cut is not blended, nor any behind it: the pixel's
+    transmittance moves to the fifth plane, leaving 0, and the splat's position, counted from `first`, to the sixth.
+    All stores of a blended splat are unconditional: masked ones would stall the loads of the next.
     """
     live = 0  # blocks with a pixel that has not stopped
     for block in range(16):
-        live |= (lane_bits(load(planes, PIXELS + 16 * block) > 0.0) != 0) << block
+        live |= (lane_bits(load(planes, 16 * block) > 0.0) != 0) << block
     for i in range(first, last):
         g = pairs[i, 0]
-        position = np.float32(i - first)
         l11, l21, l22, reach = splats[g, L11], splats[g, L21], splats[g, L22], splats[g, REACH]
         opacity, red, green, blue = splats[g, OPACITY], splats[g, RED], splats[g, GREEN], splats[g, BLUE]
         dx0, dy0 = left - splats[g, MEAN_X], top - splats[g, MEAN_Y]
@@ -424,26 +425,24 @@ def _blend_tile(pairs, first, last, splats, left, top, planes):
             block = lowest_bit(blocks)
             blocks &= blocks - 1
             at = 16 * block
-            dx = load(_LANE_X, 0) + (dx0 + np.float32(BLOCK * (block % 4)))
-            dy = load(_LANE_Y, 0) + (dy0 + np.float32(BLOCK * (block // 4)))
+            dx, dy = load(_PIXEL_X, at) + dx0, load(_PIXEL_Y, at) + dy0
             t = _eighth_of_sigma(dx, dy, l11, l21, l22)
-            stop = load(planes, PIXELS + at)
-            inside = (t <= reach) & (stop > position)
             alpha = _exp_minus_8(t) * opacity
-            alpha = select(alpha < MAX_ALPHA, alpha, MAX_ALPHA)
+            alpha = select(t <= reach, select(alpha < MAX_ALPHA, alpha, MAX_ALPHA), 0.0)
             before = load(planes, at)
             after = before * (1.0 - alpha)
-            stops = inside & (after <= MIN_TRANSMITTANCE)
-            blends = inside & (after > MIN_TRANSMITTANCE)
-            weight = select(blends, before * alpha, 0.0)
-            stop = select(stops, position, stop)
-            store(planes, at, select(blends, after, before))
-            store(planes, at + PIXELS, stop)
-            store(planes, at + 2 * PIXELS, fma(weight, red, load(planes, at + 2 * PIXELS)))
-            store(planes, at + 3 * PIXELS, fma(weight, green, load(planes, at + 3 * PIXELS)))
-            store(planes, at + 4 * PIXELS, fma(weight, blue, load(planes, at + 4 * PIXELS)))
-            if lane_bits(stop > position) == 0:
-                live &= ~(1 << block)
+            goes_on = after > MIN_TRANSMITTANCE
+            weight = select(goes_on, before * alpha, 0.0)
+            store(planes, at, select(goes_on, after, 0.0))
+            store(planes, at + PIXELS, fma(weight, red, load(planes, at + PIXELS)))
+            store(planes, at + 2 * PIXELS, fma(weight, green, load(planes, at + 2 * PIXELS)))
+            store(planes, at + 3 * PIXELS, fma(weight, blue, load(planes, at + 3 * PIXELS)))
+            stops = (before > 0.0) & (after <= MIN_TRANSMITTANCE)
+            if lane_bits(stops):
+                store(planes, at + 4 * PIXELS, select(stops, before, load(planes, at + 4 * PIXELS)))
+                store(planes, at + 5 * PIXELS, select(stops, np.float32(i - first), load(planes, at + 5 * PIXELS)))
+                if not lane_bits(goes_on):
+                    live &= ~(1 << block)
         if live == 0:
             break
 
@@ -456,30 +455,35 @@ def blend(pairs, starts, splats, background, tiles_x, rgb, alpha, finals):
     """
     height, width = alpha.shape
     for stripe in prange(STRIPES):
-        planes = np.empty(5 * PIXELS, np.float32)
+        planes = np.empty(6 * PIXELS, np.float32)
         for tile in range(stripe, len(starts) - 1, STRIPES):
             left, top = tile % tiles_x * TILE, tile // tiles_x * TILE
-            planes[:PIXELS] = 1.0
-            planes[2 * PIXELS :] = 0.0
+            right, bottom = min(left + TILE, width), min(top + TILE, height)
+            planes[:] = 0.0
+            planes[5 * PIXELS :] = -1.0
+            for y in range(top, bottom):
+                for x in range(left, right):
+                    i = _entry(x - left, y - top)
+                    planes[i] = 1.0
+                    planes[5 * PIXELS + i] = NEVER
+            x, y = np.float32(left + 0.5), np.float32(top + 0.5)
+            _blend_tile(pairs, starts[tile], starts[tile + 1], splats, x, y, planes)
             for i in range(PIXELS):
-                x, y = _pixel(i, left, top)
-                planes[PIXELS + i] = NEVER if x < width and y < height else -1.0
-            _blend_tile(pairs, starts[tile], starts[tile + 1], splats, np.float32(left + 0.5), np.float32(top + 0.5), planes)
-            finals[tile] = planes[: 2 * PIXELS]
-            for i in range(PIXELS):
-                x, y = _pixel(i, left, top)
-                if x < width and y < height:
-                    rest = planes[i]
-                    alpha[y, x] = np.float32(1.0) - rest
+                planes[i] += planes[4 * PIXELS + i]
+            finals[tile, :PIXELS] = planes[:PIXELS]
+            finals[tile, PIXELS:] = planes[5 * PIXELS :]
+            for y in range(top, bottom):
+                for x in range(left, right):
+                    i = _entry(x - left, y - top)
+                    alpha[y, x] = np.float32(1.0) - planes[i]
                     for channel in range(3):
-                        rgb[y, x, channel] = planes[(2 + channel) * PIXELS + i] + rest * background[y, x, channel]
+                        rgb[y, x, channel] = planes[(1 + channel) * PIXELS + i] + planes[i] * background[y, x, channel]
 
 
 @njit(cache=True, inline="always")
-def _pixel(i, left, top):
-    """Picture coordinates of entry i of a plane in block order."""
-    block, lane = i // 16, i % 16
-    return left + block % 4 * BLOCK + lane % 4, top + block // 4 * BLOCK + lane // 4
+def _entry(x, y):
+    """Index in block order of a tile's pixel."""
+    return (y // BLOCK * BLOCK + x // BLOCK) * 16 + y % BLOCK * BLOCK + x % BLOCK
 
 
 @njit(cache=True)
@@ -505,13 +509,12 @@ def _blend_tile_backward(pairs, first, last, splats, left, top, planes, ends, re
             block = lowest_bit(blocks)
             blocks &= blocks - 1
             at = 16 * block
-            dx = load(_LANE_X, 0) + (dx0 + np.float32(BLOCK * (block % 4)))
-            dy = load(_LANE_Y, 0) + (dy0 + np.float32(BLOCK * (block // 4)))
+            dx, dy = load(_PIXEL_X, at) + dx0, load(_PIXEL_Y, at) + dy0
             t = _eighth_of_sigma(dx, dy, l11, l21, l22)
             blends = (t <= reach) & (load(planes, PIXELS + at) > position)
             raw = _exp_minus_8(t) * opacity
             alpha = select(raw < MAX_ALPHA, raw, MAX_ALPHA)
-            grow = 1.0 / (1.0 - alpha)
+            grow = select(blends, 1.0 / (1.0 - alpha), 1.0)
             after, behind = load(planes, at), load(planes, at + 5 * PIXELS)
             before = after * grow
             grad_r, grad_g, grad_b = (
@@ -521,7 +524,7 @@ def _blend_tile_backward(pairs, first, last, splats, left, top, planes, ends, re
             )
             shade = fma(grad_r, red, fma(grad_g, green, grad_b * blue))
             weight = select(blends, alpha * before, 0.0)
-            store(planes, at, select(blends, before, after))
+            store(planes, at, before)
             store(planes, at + 5 * PIXELS, fma(weight, shade, behind))
             grad_alpha = before * shade - behind * grow
             d = select(blends & (raw <= MAX_ALPHA), alpha * grad_alpha, 0.0) * -1.0
@@ -544,15 +547,14 @@ def blend_backward(pairs, starts, splats, background, tiles_x, finals, grad_rgb,
             planes[2 * PIXELS :] = 0.0
             ends[:] = -1.0
             for i in range(PIXELS):
-                x, y = _pixel(i, left, top)
                 ends[i // 16] = max(ends[i // 16], planes[PIXELS + i])
-                if x < width and y < height:
+            for y in range(top, min(top + TILE, height)):
+                for x in range(left, min(left + TILE, width)):
+                    i = _entry(x - left, y - top)
                     shade = -grad_alpha[y, x]
                     for channel in range(3):
                         planes[(2 + channel) * PIXELS + i] = grad_rgb[y, x, channel]
                         shade += grad_rgb[y, x, channel] * background[y, x, channel]
                     planes[5 * PIXELS + i] = shade * planes[i]
-            _blend_tile_backward(
-                pairs, starts[tile], starts[tile + 1], splats, np.float32(left + 0.5), np.float32(top + 0.5),
-                planes, ends, records,
-            )  # fmt: skip
+            x, y = np.float32(left + 0.5), np.float32(top + 0.5)
+            _blend_tile_backward(pairs, starts[tile], starts[tile + 1], splats, x, y, planes, ends, records)
