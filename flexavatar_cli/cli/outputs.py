@@ -1,0 +1,36 @@
+"""Where results go: names made from inputs, nothing replaced unasked, files put in place whole."""
+
+import os
+import shutil
+from pathlib import Path
+
+from flexavatar_cli.core.errors import InputError, UsageError
+from flexavatar_cli.core.files import replacing
+
+
+def name_output(output: Path | None, source: Path, suffix: str) -> Path:
+    """`output`, or the source's name with `suffix` in the current folder, or in `output` if that is a folder."""
+    name = f"{source.resolve().name if source.is_dir() else source.stem}{suffix}"
+    if output is None:
+        return Path(name)
+    return output / name if output.is_dir() or str(output).endswith(os.sep) else output
+
+
+def claim(path: Path, overwrite: bool) -> Path:
+    """`path`, if it may be written. Raises UsageError if it exists already, InputError if its folder is no place."""
+    empty = path.is_dir() and not any(path.iterdir())
+    if path.exists() and not overwrite and not empty:
+        raise UsageError(f"{path}: exists already; pass --overwrite to replace it, or -o for another name")
+    folder = path.absolute().parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{path}: cannot be written ({folder} is no folder that can be written to)")
+    return path
+
+
+def put(made: Path, target: Path) -> Path:
+    """A copy of a finished file at `target`."""
+    with replacing(target) as temporary:
+        shutil.copyfile(made, temporary)
+    return target

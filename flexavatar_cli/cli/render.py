@@ -1,0 +1,66 @@
+"""`flexavatar render`: an avatar moved and filmed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flexavatar_cli.cli.parameters import Device, Face, Fov, Output, Overwrite, Seed, Size, Work
+from flexavatar_cli.core.options import CommonOptions, RenderOptions, TrackOptions
+
+AvatarModelName = Annotated[
+    str | None, typer.Option("--model", help="Name or folder of the model the avatar was made with; told by the file.")
+]
+Driver = Annotated[
+    Path | None, typer.Option("--driver", help="Video, photo, motion.npz or ARKit .csv; without it a built-in motion.")
+]
+CameraName = Annotated[str, typer.Option("--camera", help="orbit, front, circle, driver, or a cameras.json.")]
+Background = Annotated[str, typer.Option("--background", help="white, black, transparent or #rrggbb.")]
+Relative = Annotated[
+    bool, typer.Option("--relative", help="Count the driver's first frame as its resting face; pass on the rest.")
+]
+Fps = Annotated[float, typer.Option("--fps", min=1, max=240, help="Rate of the built-in motion.")]
+
+
+def render(
+    avatar: Annotated[Path, typer.Argument(help="An .avatar file.")],
+    driver: Driver = None,
+    camera: CameraName = RenderOptions.camera,
+    background: Background = RenderOptions.background,
+    relative: Relative = RenderOptions.relative,
+    fps: Fps = RenderOptions.fps,
+    output: Output = None,
+    model: AvatarModelName = None,
+    device: Device = CommonOptions.device,
+    seed: Seed = CommonOptions.seed,
+    size: Size = CommonOptions.size,
+    face: Face = CommonOptions.face,
+    fov: Fov = None,
+    work: Work = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Film an avatar: A.avatar -> A.mp4 (or .webm, .png, a folder)."""
+    from flexavatar_cli.cli.console import progress, report, say
+    from flexavatar_cli.cli.outputs import claim, name_output
+    from flexavatar_cli.cli.runs import describe, work_folder
+    from flexavatar_cli.core.avatar import Avatar
+    from flexavatar_cli.stages import pipeline
+    from flexavatar_cli.stages.instruments import load_instruments
+
+    content = Avatar.load(avatar)
+    target = claim(output or name_output(None, avatar, ".mp4"), overwrite)
+    options = RenderOptions(camera=camera, background=background, relative=relative, fps=fps)
+    instruments = load_instruments(model or content.model, device)
+    say(describe(instruments))
+    inputs = [avatar, *([driver] if driver else [])]
+    with work_folder(work, inputs, {"command": "render", "face": face, "fov": fov}) as folder:
+        job = pipeline.Job(instruments, folder, track=TrackOptions(face=face), fov=fov, seed=seed, progress=progress)
+        motion = pipeline.driver_file(job, driver)
+        with progress("Rendering") as on_step:
+            written = pipeline.write_render(avatar, target, instruments, options, size, motion, on_step)
+    report({"video": written, **instruments.describe()})
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(render)

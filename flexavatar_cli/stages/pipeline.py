@@ -1,0 +1,182 @@
+"""The verbs in order, file to file: photo -> matte -> track -> encode -> fit -> .avatar -> render -> mp4."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flexavatar_cli.core.avatar import Avatar
+from flexavatar_cli.core.errors import UsageError
+from flexavatar_cli.core.options import EncodeOptions, FitOptions, MatteOptions, RenderOptions, TrackOptions
+from flexavatar_cli.core.track import Track
+from flexavatar_cli.media.video import write_video
+from flexavatar_cli.stages import animation, motion, trajectories
+from flexavatar_cli.stages.instruments import Instruments
+from flexavatar_cli.stages.shots import OnStep, Shot, matte_step, track_step
+from flexavatar_cli.stages.workfolder import WorkFolder
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str], AbstractContextManager[OnStep]]  # progress("Tracking") yields an on_step
+MOTION_FILES = (".npz", ".csv")
+
+
+@contextmanager
+def silent(label: str) -> Iterator[OnStep]:
+    """A progress that says nothing."""
+    yield lambda done, total: None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all steps of a run share."""
+
+    instruments: Instruments
+    work: WorkFolder
+    matte: MatteOptions = field(default_factory=MatteOptions)
+    track: TrackOptions = field(default_factory=TrackOptions)
+    encode: EncodeOptions = field(default_factory=EncodeOptions)
+    fov: float | None = None  # vertical, degrees
+    seed: int = 0
+    progress: Progress = silent
+
+    def settings(self, **options: Any) -> dict[str, Any]:
+        """What decides the result of a step of the network."""
+        return {**self.instruments.digests, "seed": self.seed, **options}
+
+
+@dataclass(frozen=True)
+class Made:
+    """The files of one avatar, all in the work folder."""
+
+    shots: list[Shot]
+    encoded: Path  # .avatar before fitting
+    fitted: Path  # .avatar after fitting
+    video: Path | None
+
+
+def shoot(job: Job, source: Path, matte: Path | None = None, track: Path | None = None) -> Shot:
+    """Matte and track of one input, unless they are given."""
+    with job.progress("Tracking") as on_step:  # first: it is quick, and finds that there is no face
+        track = track or track_step(job.work, source, job.track, job.instruments.head, job.fov, on_step)
+    with job.progress("Matting") as on_step:
+        matte = matte or matte_step(job.work, source, job.matte, on_step)
+    return Shot(source, matte, track)
+
+
+def encode_step(job: Job, shot: Shot) -> Path:
+    """The first avatar of a shot, as the encoder sees it."""
+    return job.work.step(
+        "encode",
+        ".avatar",
+        shot.files,
+        job.settings(options=asdict(job.encode)),
+        lambda target: write_encoded(shot, target, job.instruments, job.encode),
+    )
+
+
+def fit_step(job: Job, init: Path, shots: Sequence[Shot], options: FitOptions) -> Path:
+    """The avatar after fitting to the shots."""
+    files = [init, *(path for shot in shots for path in shot.files)]
+    with job.progress("Fitting") as on_step:
+        return job.work.step(
+            "fit",
+            ".avatar",
+            files,
+            job.settings(options=asdict(options)),
+            lambda target: write_fitted(init, shots, target, job.instruments, options, job.seed, on_step),
+        )
+
+
+def render_step(job: Job, avatar: Path, options: RenderOptions, size: int, driver: Path | None = None) -> Path:
+    """The mp4 of an avatar; `driver` is a motion file or a track."""
+    files = [avatar, *([driver] if driver else [])]
+    with job.progress("Rendering") as on_step:
+        return job.work.step(
+            "render",
+            ".mp4",
+            files,
+            job.settings(options=asdict(options), size=size),
+            lambda target: write_render(avatar, target, job.instruments, options, size, driver, on_step),
+        )
+
+
+def create(job: Job, photo: Path, fit: FitOptions, preview: RenderOptions | None, size: int = 512) -> Made:
+    """One photo to a fitted avatar and, with `preview`, its mp4."""
+    return fit_many(job, [photo], fit, preview, size)
+
+
+def fit_many(
+    job: Job,
+    sources: Sequence[Path],
+    options: FitOptions,
+    preview: RenderOptions | None = None,
+    size: int = 512,
+    init: Path | None = None,
+) -> Made:
+    """Many pictures of one person to one avatar; it starts from `init`, or from the encoder's view of the first."""
+    shots = [shoot(job, source) for source in sources]
+    with job.progress("Encoding"):
+        encoded = init or encode_step(job, shots[0])
+    fitted = fit_step(job, encoded, shots, options) if options.steps else encoded
+    video = render_step(job, fitted, preview, size) if preview else None
+    return Made(shots, encoded, fitted, video)
+
+
+def write_encoded(shot: Shot, target: Path, instruments: Instruments, options: EncodeOptions) -> Path:
+    """Encode a shot into an avatar file."""
+    from flexavatar_cli.stages import encoding
+
+    return encoding.encode(shot, instruments, options).save(target)
+
+
+def write_fitted(
+    init: Path,
+    shots: Sequence[Shot],
+    target: Path,
+    instruments: Instruments,
+    options: FitOptions,
+    seed: int = 0,
+    on_step: OnStep | None = None,
+) -> Path:
+    """Fit the avatar in `init` to the shots, into another avatar file."""
+    from flexavatar_cli.stages import fitting
+
+    return fitting.fit(Avatar.load(init), shots, instruments, options, seed, on_step).save(target)
+
+
+def write_render(
+    avatar: Path,
+    target: Path | str,
+    instruments: Instruments,
+    options: RenderOptions,
+    size: int,
+    driver: Path | None = None,  # motion file or track; None = the built-in motion
+    on_step: OnStep | None = None,
+) -> Path:
+    """Film an avatar into mp4, webm, png or a folder. Returns what was written. Raises UsageError, InputError."""
+    background = animation.parse_background(options.background)
+    if background is None and Path(target).suffix == ".mp4":
+        raise UsageError(f"{target}: mp4 holds no transparency; write .webm, .png or a folder")
+    figure = animation.puppet(Avatar.load(avatar), instruments)
+    drive = load_driver(driver, options, size)
+    if options.camera == "driver" and driver is None:
+        raise UsageError("--camera driver: give a --driver whose camera to use")
+    camera = trajectories.cameras_for(options.camera, drive, size, options.relative)
+    frames = animation.render_video(figure, drive, camera, background, options.relative)
+    return write_video(target, frames, drive.fps, on_step, len(drive))
+
+
+def load_driver(driver: Path | None, options: RenderOptions, size: int) -> Track:
+    """The motion in a file, or the built-in one."""
+    return motion.demo_motion(options.fps, size) if driver is None else motion.load_motion(driver, size)
+
+
+def driver_file(job: Job, driver: Path | None) -> Path | None:
+    """A motion file for whatever was given as `--driver`: motion files as they are, pictures tracked."""
+    if driver is None or driver.suffix.lower() in MOTION_FILES:
+        return driver
+    with job.progress("Tracking") as on_step:
+        return track_step(job.work, driver, job.track, job.instruments.head, job.fov, on_step)
