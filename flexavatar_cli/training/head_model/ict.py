@@ -1,6 +1,6 @@
 """The ICT-FaceKit head (MIT) as read from `ict_head.npz`, in our units, axes and expression order."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,6 @@ from scipy.sparse.csgraph import connected_components
 from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.core.expression import ARKIT_NAMES
 from flexavatar_cli.heads.head_model import PART_NAMES
-from flexavatar_cli.training.head_model.atlas import Chart, make_chart
 
 CENTIMETRE = 0.01
 EYE_CENTRE = np.array([3.1041887, 3.60395, 7.8872967]) * CENTIMETRE  # left eye; the right one is mirrored in x
@@ -18,39 +17,65 @@ _MERGED = {"browInnerUp": ("browInnerUp_L", "browInnerUp_R"), "cheekPuff": ("che
 
 
 @dataclass(frozen=True)
-class IctHead:
-    """The kept triangles (skin, sockets, gums, tongue, teeth, scleras) on the ICT head's own vertices, in metres."""
+class SourceHead:
+    """A detailed head with all its shapes. A *wedge* is a vertex in one chart: the vertices of the UV mesh."""
 
-    mean: np.ndarray  # [V, 3] float64
-    identity: np.ndarray  # [100, V, 3] float32, coefficients N(0, 1)
-    expression: np.ndarray  # [52, V, 3] float32, ARKit order, tongueOut zero
-    faces: np.ndarray  # [F, 3]
-    faces_uv: np.ndarray  # [F, 3]
-    uv: np.ndarray  # [W, 2] inside the tile, v DOWN
-    chart: np.ndarray  # [F] index into charts
-    charts: tuple[Chart, ...]
-    source_face: np.ndarray  # [F] row of `faces` in the file
-    all_faces: np.ndarray  # [50996, 3] every triangle of the file
-    vertex_part: np.ndarray  # [V] file's part index
-    part_names: tuple[str, ...]  # file's
-    landmarks68: np.ndarray  # [68] vertices
+    mean: np.ndarray  # [V, 3] float64 metres
+    identity: np.ndarray  # [K, V, 3] float32, coefficients about N(0, 1)
+    expression: np.ndarray  # [52, V, 3] float32, ARKit order
+    wedges: np.ndarray  # [F, 3] wedge of each triangle corner
+    vertex: np.ndarray  # [W] vertex of each wedge
+    chart: np.ndarray  # [W] index into chart_names
+    chart_names: tuple[str, ...]
+    tile: np.ndarray  # [W] ICT UDIM tile, -1 where the ICT head has no surface
+    tile_uv: np.ndarray  # [W, 2] inside the tile, v DOWN
+    source_face: np.ndarray  # [F] row of `faces` in ict_head.npz, -1 for triangles we added
+    vertex_part: np.ndarray  # [V] index into ict_parts, -1 for vertices we added
 
     @property
-    def tile(self) -> np.ndarray:  # [F]
-        """UDIM tile of each triangle."""
-        return np.array([chart.tile for chart in self.charts])[self.chart]
+    def faces(self) -> np.ndarray:  # [F, 3]
+        """Vertices of the triangles."""
+        return self.vertex[self.wedges]
 
-    def atlas_uv(self) -> np.ndarray:
-        """Atlas UV [F, 3, 2] of the triangle corners."""
-        corners = self.uv[self.faces_uv]
-        result = np.empty_like(corners)
-        for index, chart in enumerate(self.charts):
-            result[self.chart == index] = chart.to_atlas(corners[self.chart == index])
-        return result
+    @property
+    def face_chart(self) -> np.ndarray:  # [F]
+        """Chart index of the triangles."""
+        return self.chart[self.wedges[:, 0]]
+
+    def in_chart(self, *names: str) -> np.ndarray:
+        """Triangles [F] bool of the named charts."""
+        return np.isin(self.face_chart, [self.chart_names.index(name) for name in names])
+
+    def compact(self, keep_faces: np.ndarray) -> "SourceHead":
+        """Only the triangles [F] bool, and the vertices and wedges they use."""
+        used, wedges = np.unique(self.wedges[keep_faces], return_inverse=True)
+        kept, vertex = np.unique(self.vertex[used], return_inverse=True)
+        return replace(
+            self,
+            mean=self.mean[kept],
+            identity=self.identity[:, kept],
+            expression=self.expression[:, kept],
+            wedges=wedges.reshape(-1, 3),
+            vertex=vertex,
+            chart=self.chart[used],
+            tile=self.tile[used],
+            tile_uv=self.tile_uv[used],
+            source_face=self.source_face[keep_faces],
+            vertex_part=self.vertex_part[kept],
+        )
 
 
-def read_ict(data: Path) -> IctHead:
-    """The head in `data/ict_head.npz`. Raises InputError."""
+@dataclass(frozen=True)
+class IctFile:
+    """`ict_head.npz` as far as it is needed again after reading."""
+
+    mean: np.ndarray  # [V, 3] metres
+    faces: np.ndarray  # [F, 3]
+    part_names: tuple[str, ...]
+
+
+def read_ict(data: Path) -> tuple[SourceHead, IctFile]:
+    """The head in `data/ict_head.npz` without iris shells, lashes and the backs of the eyeballs. Raises InputError."""
     try:
         with np.load(data / "ict_head.npz") as archive:
             file = {key: archive[key] for key in archive.files}
@@ -60,30 +85,27 @@ def read_ict(data: Path) -> IctHead:
     uv = file["uv"].astype(np.float64)
     uv[:, 1] = 1 - uv[:, 1]
     material = file["material_names"][file["face_material"]]
-    island = _islands(faces_uv, len(uv))
     mean = file["mean"].astype(np.float64) * CENTIMETRE
-    name = _chart_names(material, island, faces, mean)
-    keep = name != ""
-    names = sorted(set(name[keep]))
-    charts = tuple(
-        make_chart(chart, int(file["uv_tile"][faces_uv[name == chart][0, 0]]), uv[np.unique(faces_uv[name == chart])])
-        for chart in names
-    )
-    return IctHead(
+    name = _chart_names(material, uv_islands(faces_uv, len(uv)), faces, mean)
+    names = sorted(set(name[name != ""]))
+    corner_chart = np.repeat([names.index(n) if n else -1 for n in name], 3)
+    corners = np.stack([faces.reshape(-1), faces_uv.reshape(-1), corner_chart], -1)
+    keys, wedges = np.unique(corners, axis=0, return_inverse=True)
+    head = SourceHead(
         mean=mean,
         identity=file["id_basis"].astype(np.float32) * np.float32(CENTIMETRE),
         expression=_arkit(file["expr_basis"].astype(np.float32), [str(n) for n in file["expr_names"]]),
-        faces=faces[keep],
-        faces_uv=faces_uv[keep],
-        uv=uv,
-        chart=np.array([names.index(n) for n in name[keep]]),
-        charts=charts,
-        source_face=np.flatnonzero(keep),
-        all_faces=faces,
+        wedges=wedges.reshape(-1, 3),
+        vertex=keys[:, 0],
+        chart=keys[:, 2],
+        chart_names=tuple(names),
+        tile=file["uv_tile"].astype(np.int64)[keys[:, 1]],
+        tile_uv=uv[keys[:, 1]],
+        source_face=np.arange(len(faces)),
         vertex_part=file["vertex_part"].astype(np.int64),
-        part_names=tuple(str(n) for n in file["part_names"]),
-        landmarks68=file["landmarks68"].astype(np.int64),
     )
+    raw = IctFile(mean, faces, tuple(str(n) for n in file["part_names"]))
+    return head.compact(name != ""), raw
 
 
 def _arkit(basis: np.ndarray, names: list[str]) -> np.ndarray:
@@ -98,22 +120,19 @@ def _arkit(basis: np.ndarray, names: list[str]) -> np.ndarray:
     return result
 
 
-def _islands(faces_uv: np.ndarray, count: int) -> np.ndarray:
-    """UV island [F] of each triangle."""
-    links = np.concatenate([faces_uv[:, [0, 1]], faces_uv[:, [1, 2]]])
+def uv_islands(faces: np.ndarray, count: int) -> np.ndarray:
+    """Connected component [F] of each triangle of a mesh with `count` vertices."""
+    links = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
     graph = sparse.coo_matrix((np.ones(len(links)), (links[:, 0], links[:, 1])), shape=(count, count))
-    return connected_components(graph, directed=False)[1][faces_uv[:, 0]]
+    return connected_components(graph, directed=False)[1][faces[:, 0]]
 
 
 def _chart_names(material: np.ndarray, island: np.ndarray, faces: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """Chart [F] of each triangle, "" where it is dropped (iris shells, lashes, the backs of the eyeballs)."""
-    fixed = {"M_Face": "face", "M_GumsTongue": "gums_tongue", "M_Teeth": "teeth"}
     name = np.full(len(faces), "", dtype="U24")
-    for key, chart in fixed.items():
-        name[material == key] = chart
-    for key in ("M_BackHead", "M_ScleraLeft", "M_ScleraRight"):
+    for key in ("M_Face", "M_BackHead", "M_GumsTongue", "M_Teeth", "M_ScleraLeft", "M_ScleraRight"):
         for one in np.unique(island[material == key]):
-            inside = island == one
+            inside = (island == one) & (material == key)
             name[inside] = _island_name(key, mean[faces[inside]].reshape(-1, 3))
     return name
 
@@ -121,6 +140,15 @@ def _chart_names(material: np.ndarray, island: np.ndarray, faces: np.ndarray, me
 def _island_name(material: str, points: np.ndarray) -> str:
     low, high = points.min(0), points.max(0)
     side = "left" if low[0] + high[0] > 0 else "right"
+    if material == "M_Face":
+        return "face"
+    if material == "M_Teeth":
+        return "teeth"
+    if material == "M_GumsTongue":  # the tongue's islands cross the midline, are narrow and end behind the teeth
+        tongue = low[0] < -0.004 and 0.004 < high[0] < 0.021 and high[2] < 0.099
+        if not tongue:
+            return "gums"
+        return "uvula" if high[2] < 0.03 else "tongue" if high[1] > -0.035 else "tongue_under"
     if material.startswith("M_Sclera"):
         return f"eyeball_{side}" if high[2] > 0.09 else ""
     if high[1] > 0.12:
@@ -132,39 +160,23 @@ def _island_name(material: str, points: np.ndarray) -> str:
     return f"eye_socket_{side}" if high[2] > 0.05 else f"ear_rim_{side}"
 
 
-def face_parts(head: IctHead) -> np.ndarray:
+def face_parts(head: SourceHead) -> np.ndarray:
     """Our part index [F] of each triangle (the protocol's `part_names`)."""
-    chart = np.array([c.name for c in head.charts])[head.chart]
-    centre = head.mean[head.faces].mean(1)
+    chart = np.array(head.chart_names)[head.face_chart]
+    x, y, z = head.mean[head.faces].mean(1).T
     part = np.full(len(chart), PART_NAMES.index("face"))
-    for name in ("teeth", "eyeball_left", "eyeball_right"):
+    for name in ("teeth", "gums", "tongue", "mouth_socket", "eyeball_left", "eyeball_right"):
         part[chart == name] = PART_NAMES.index(name)
+    part[chart == "tongue_under"] = PART_NAMES.index("tongue")
+    part[chart == "uvula"] = PART_NAMES.index("mouth_socket")
     part[np.char.startswith(chart, "eye_socket")] = PART_NAMES.index("eye_sockets")
-    part[chart == "mouth_socket"] = PART_NAMES.index("mouth_socket")
-    part[chart == "gums_tongue"] = PART_NAMES.index("gums")
-    part[tongue_faces(head)] = PART_NAMES.index("tongue")
     skin = np.isin(chart, ("face", "back", "bust")) | np.char.startswith(chart, "ear_rim")
-    y, z = centre[:, 1], centre[:, 2]
-    jaw_line = -0.02 - 0.52 * (z - 0.0)  # from the nape (y -2, z 0) to under the chin
     part[skin & (chart == "back")] = PART_NAMES.index("scalp")
-    part[skin & (y < np.minimum(jaw_line, -0.03)) & (z < 0.095)] = PART_NAMES.index("neck")
-    part[skin & (y < -0.125 + 0.30 * np.minimum(-z + 0.03, 0.12))] = PART_NAMES.index("bust")
+    jaw_line = np.minimum(-0.02 - 0.52 * z, -0.03)  # from the nape to under the chin
+    part[skin & (y < jaw_line) & (z < 0.095)] = PART_NAMES.index("neck")
+    collar = np.where(np.abs(x) > 0.09, -0.10, -0.125 + 0.30 * np.minimum(0.03 - z, 0.12))
+    part[skin & (y < collar)] = PART_NAMES.index("bust")
     return part
-
-
-def tongue_faces(head: IctHead) -> np.ndarray:
-    """Triangles [F] bool of the tongue: the two islands of the gums' tile that reach the midline and do not carry teeth."""
-    chart = np.array([c.name for c in head.charts])[head.chart]
-    island = _islands(head.faces_uv, len(head.uv))
-    result = np.zeros(len(chart), bool)
-    for one in np.unique(island[chart == "gums_tongue"]):
-        inside = island == one
-        points = head.mean[head.faces[inside]].reshape(-1, 3)
-        low, high = points.min(0), points.max(0)
-        crosses = low[0] < -0.004 and high[0] > 0.004
-        if crosses and high[0] < 0.021 and high[2] < 0.099:
-            result |= inside
-    return result
 
 
 def scalp_weight(points: np.ndarray) -> np.ndarray:
