@@ -29,6 +29,11 @@ def claim(path: Path, overwrite: bool) -> Path:
     return path
 
 
+def output_path(output: Path | None, source: Path, suffix: str, overwrite: bool) -> Path:
+    """Where the result for `source` goes, by `name_output`, if it may be written. Raises UsageError or InputError."""
+    return claim(name_output(output, source, suffix), overwrite)
+
+
 def put(made: Path, target: Path) -> Path:
     """A copy of a finished file at `target`."""
     with replacing(target) as temporary:

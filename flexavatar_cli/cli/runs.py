@@ -16,7 +16,7 @@ def describe(instruments: Instruments, matte: MatteOptions | None = None) -> str
     """One line: back end, weights, head model and, where one is used, the matting net."""
     words = instruments.describe()
     if matte is not None:
-        words["matting"] = matting.open_net(matte.net).name
+        words["matting"] = "own transparency" if matte.net == "alpha" else matting.open_net(matte.net).name
     return ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in words.items())
 
 

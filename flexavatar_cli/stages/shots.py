@@ -12,7 +12,7 @@ from flexavatar_cli.core.options import MatteOptions, TrackOptions
 from flexavatar_cli.core.track import Track
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.media.frames import Frames, open_frames
-from flexavatar_cli.media.images import read_matte, write_png
+from flexavatar_cli.media.images import read_matte, resize
 from flexavatar_cli.media.video import write_video
 from flexavatar_cli.stages import matting, tracking
 from flexavatar_cli.stages.workfolder import WorkFolder
@@ -60,18 +60,15 @@ class Shot:
 
     def read(self, numbers: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Pictures [H, W, 3] and mattes [H, W], float32, of the frames `numbers`, which must ascend."""
-        size = (self.frames.width, self.frames.height)
         for number, rgb in zip(numbers, self.frames.read(numbers), strict=True):
-            yield rgb, read_matte(self.mattes[number], size)
+            yield rgb, read_matte(self.mattes[number], self.frames.source_size)
 
 
 def write_matte(source: Path, target: Path, options: MatteOptions, on_step: OnStep | None = None) -> Path:
     """The matte of a photo as an alpha PNG, of a video or folder as a folder of numbered ones."""
     frames = open_frames(source)
     alphas = matting.matte(frames, options, on_step)
-    if frames.kind == "photo":
-        return write_png(target, next(alphas))
-    return write_video(f"{target}/", alphas, frames.fps)
+    return write_video(target, (resize(alpha, frames.source_size) for alpha in alphas), frames.fps)
 
 
 def write_track(
@@ -108,6 +105,8 @@ def track_step(
 
 def matte_step(work: WorkFolder, source: Path, options: MatteOptions, on_step: OnStep | None = None) -> Path:
     """The matte of `source` in the work folder."""
-    settings = {"options": asdict(options), "net": matting.open_net(options.net).digest}
-    suffix = ".png" if open_frames(source).kind == "photo" else ""
+    frames = open_frames(source)
+    own = matting.has_own_matte(frames, options)
+    settings = {"options": asdict(options), "net": "own" if own else matting.open_net(options.net).digest}
+    suffix = ".png" if frames.kind == "photo" else ""
     return work.step("matte", suffix, [source], settings, lambda target: write_matte(source, target, options, on_step))
