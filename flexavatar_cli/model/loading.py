@@ -1,19 +1,18 @@
 """Weights into the network, strictly: our safetensors, or the published flat checkpoint (SPEC 3)."""
 
-import hashlib
 import logging
 import pickle
 import re
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
+from safetensors.torch import load_file
 from torch import Tensor
 
-from flexavatar_cli.core.errors import WeightsError
+from flexavatar_cli.core.errors import InputError, WeightsError
+from flexavatar_cli.core.files import digest_file
 from flexavatar_cli.model.config import ModelCard, WeightsFile, read_card
 from flexavatar_cli.model.network import AvatarModel
 from flexavatar_cli.model.template import Template, template_from_obj
@@ -69,6 +68,11 @@ def release_unused(model: AvatarModel) -> dict[str, tuple[int, ...]]:
     """Published entries without numerical effect, with their shapes (SPEC 3): they must be there, and are ignored."""
     tokens, width = model.code_shape
     unused: dict[str, tuple[int, ...]] = {"_head_transformer._head_token_embeddings": (tokens, 1, width)}
+    stacks = {"_transformer": model.config.encoder, "_expression_transformer": model.config.decoder.blocks}
+    for stack, blocks in stacks.items():  # the last block's context is thrown away, so nothing needs its queries
+        last = f"_head_transformer.{stack}.layers.{len(blocks) - 1}.attn"
+        unused[f"{last}.add_q_proj.weight"], unused[f"{last}.add_q_proj.bias"] = (width, width), (width,)
+        unused[f"{last}.norm_added_q.weight"] = (width // model.config.heads,)
     before = width
     for index, after in enumerate(model.config.upsampler.widths):
         block = f"_gaussian_decoder._stylegan_upsampler.blocks.{index}"
@@ -105,7 +109,10 @@ def load_release_state(model: AvatarModel, state: dict[str, Tensor]) -> list[str
 
 
 def fill(model: AvatarModel, state: dict[str, Tensor]) -> None:
-    """Copy `state` into `model` as float32. Raises WeightsError unless names and shapes match exactly."""
+    """Give `state` to `model` as float32; tensors are taken over, not copied.
+
+    Raises WeightsError unless names and shapes match exactly.
+    """
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     for kind, names in (("missing", expected.keys() - state.keys()), ("unknown", state.keys() - expected.keys())):
         if names:
@@ -115,7 +122,7 @@ def fill(model: AvatarModel, state: dict[str, Tensor]) -> None:
     if wrong:
         name = wrong[0]
         raise WeightsError(f"weights: {name} is {tuple(state[name].shape)}, not {expected[name]}")
-    model.load_state_dict({name: value.float() for name, value in state.items()})
+    model.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
 
 
 def load_model(folder: Path | str, template: Template | None = None) -> AvatarModel:
@@ -126,10 +133,8 @@ def load_model(folder: Path | str, template: Template | None = None) -> AvatarMo
     """
     folder = Path(folder)
     card = read_card(folder / "model.yaml")
-    content = _verified(folder, card.weights)
-    digest = hashlib.sha256(content).hexdigest()
-    state = _tensors(folder / card.weights.file, content)
-    del content
+    digest = _verified(folder, card.weights)
+    state = _tensors(folder / card.weights.file)
     stored = _stored_template(state, card)
     if template is None and card.template is not None:
         _verified(folder, card.template)
@@ -147,32 +152,36 @@ def load_model(folder: Path | str, template: Template | None = None) -> AvatarMo
     return model.eval()
 
 
-def _verified(folder: Path, file: WeightsFile) -> bytes:
+def _verified(folder: Path, file: WeightsFile) -> str:
+    """The sha256 of a file of the model, which must be the one the card states, if it states one."""
     path = folder / file.file
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
+    if not path.is_file():
         hint = f"; fetch it with `flexavatar models pull {folder.name}`" if file.url else ""
-        raise WeightsError(f"{path}: not found{hint}") from error
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
-    digest = hashlib.sha256(content).hexdigest()
+        raise WeightsError(f"{path}: not found{hint}")
+    try:
+        digest = digest_file(path)
+    except InputError as error:
+        raise WeightsError(str(error)) from error
     if file.sha256 and digest != file.sha256:
         raise WeightsError(f"{path}: sha256 is {digest[:12]}..., model.yaml says {file.sha256[:12]}...")
-    return content
+    return digest
 
 
-def _tensors(path: Path, content: bytes) -> dict[str, Tensor]:
+def _tensors(path: Path) -> dict[str, Tensor]:
     """The flat name -> tensor mapping in a safetensors file or a weights-only torch archive."""
     try:
         if path.suffix == ".safetensors":
-            return load_safetensors(content)
+            return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, KeyError) as error:
-        raise WeightsError(f"{path}: not readable as weights ({str(error).splitlines()[0][:80]})") from error
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, ValueError) as error:
+        raise WeightsError(f"{path}: not readable as weights ({_first_line(error)})") from error
     if not isinstance(found, dict) or not _all_tensors(found.values()):
         raise WeightsError(f"{path}: not a flat mapping of names to tensors")
     return dict(found)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:80]
 
 
 def _all_tensors(values: Iterable[object]) -> bool:
