@@ -29,6 +29,7 @@ GAINS = {
     "browInnerUp": 1.25, "browOuterUpLeft": 1.25, "browOuterUpRight": 1.25,
     "mouthLeft": 1.15, "mouthRight": 1.15, "mouthPucker": 1.1, "mouthFunnel": 1.1,
 }  # fmt: skip
+NEAREST_FOCAL = 0.7  # crop sides; the camera would be 24 cm from the head
 CUT = 0.6  # outer-eye distances from one frame to the next: no head moves so fast
 OPEN_EYES = 1.0  # lid opening of a person at rest, relative to the model with that person's identity
 UNBELIEVABLE = 0.08  # error in outer-eye distances above which the landmarks are of no face
@@ -49,7 +50,7 @@ def track(
     """
     options = options or TrackOptions()
     steps = 2 * operator.length_hint(frames, 0)
-    alone = steps <= 2
+    alone = steps == 2
     seen: list[np.ndarray | None] = []
     size: tuple[int, int] | None = None
     with FaceFollower(options.face, options.looks if options.looks else (12 if alone else 1)) as follow:
@@ -86,7 +87,7 @@ def track_landmarks(
     valid = np.isfinite(landmarks).all((1, 2))
     seen = landmarks[valid]
     lens = _lens(seen, size, fov, focal_px)
-    weights = solver.Weights(options.identity_weight, options.expression_weight, options.expression_weight / 6)
+    weights = solver.Weights(options.identity_weight, options.expression_weight)
     identity = _identity(model, seen, lens, weights, options.identity_frames)
     solutions: list[solver.Solution] = []
     for k in range(len(seen)):
@@ -136,7 +137,11 @@ def _lens(seen: np.ndarray, size: tuple[int, int], fov: float | None, focal_px: 
         if not 0 < fov < 180:
             raise UsageError(f"the field of view must be between 0 and 180 degrees, not {fov}")
         return solver.Pinhole(size[1] / 2 / float(np.tan(np.radians(fov) / 2)), centre)
-    return solver.Pinhole(focal_px or FOCAL * CROP * float(np.median(face_height(seen))), centre)
+    crop = CROP * float(np.median(face_height(seen)))
+    if focal_px is not None and focal_px < NEAREST_FOCAL * crop:
+        log.info("the picture's stated focal length would put the camera into the face: it was cropped, prior used")
+        focal_px = None
+    return solver.Pinhole(focal_px or FOCAL * crop, centre)
 
 
 def _jump(before: np.ndarray, after: np.ndarray) -> float:
@@ -202,7 +207,7 @@ def _eyes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Expression [T, 52] with eyeLook and blinks put in, and gaze [T, 2, 2] in radians."""
     expression = expression.copy()
-    expression[:, list(eyes.BLINKS)] = 0
+    expression[:, [*eyes.BLINKS, *eyes.WIDES]] = 0
     opening = eyes.lid_opening(model, seen, lens, poses, identity, expression)
     reference = eyes.open_eyes(opening, OPEN_EYES)
     raw = eyes.seen_gaze(model, seen, lens, poses, identity, expression)
@@ -211,12 +216,13 @@ def _eyes(
         gaze[run] = smooth(gaze[run], sigma)
     for row, weight in eyes.look_shapes(gaze).items():
         expression[:, row] = weight
-    blink = eyes.blinks(opening, reference)
+    blink, wide = eyes.blinks(opening, reference), eyes.wides(opening, reference)
     for run in runs:  # peaks stay, the rest is smoothed: blinks last a few frames only
         peak = np.clip((blink[run] - 0.15) / 0.2, 0, 1)
         blink[run] = peak * blink[run] + (1 - peak) * smooth(blink[run], sigma)
+        wide[run] = smooth(wide[run], sigma)
     expression[:, list(eyes.BLINKS)] = blink
-    expression[:, list(eyes.WIDES)] *= 1 - blink
+    expression[:, list(eyes.WIDES)] = wide
     return expression, gaze
 
 

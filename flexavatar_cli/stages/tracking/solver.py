@@ -1,11 +1,12 @@
 """Pose, identity and expression from 2-D landmarks: Levenberg-Marquardt with bounds and shared identity.
 
-Per frame and landmark k the cost is Huber(|projected - seen| / (sigma_k IOD)), plus `identity_weight` |w|^2 (once
-for the mean over frames), plus |e|^2 + 2 lambda . e with 0 <= e <= 1 per frame. IOD, the outer-eye distance in pixels,
-is that of the head seen frontally at its distance, so that a turned head does not weigh more. An L1 prior keeps faces
-at rest free of expression, which a Gaussian one does not.
+Per frame and landmark k the cost is Huber(|projected - seen| / (sigma_k IOD)), plus `identity` |w|^2 (once for the
+mean over frames), plus |e|^2 + 2 lambda knee log(1 + e / knee) with 0 <= e <= 1 per frame. IOD, the outer-eye distance
+in pixels, is that of the head seen frontally at its distance, so that a turned head does not weigh more. The prior
+keeps faces at rest free of expression like an L1 norm, which a Gaussian does not, but shrinks strong ones less.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +17,10 @@ from flexavatar_cli.heads import HeadModel
 FRONTAL = np.diag([1.0, -1.0, -1.0])  # head to camera axes of a head that faces the camera
 IRISES = slice(468, 478)  # rows of the irises: they follow the gaze, not the head
 HUBER = 2.5  # landmark errors, in sigmas, beyond which they count linearly
-CHEAP = ("jawOpen", "eyeBlinkLeft", "eyeBlinkRight", "eyeSquintLeft", "eyeSquintRight", "eyeWideLeft", "eyeWideRight")
+CHEAPNESS = {"jawOpen": 6.0, "eyeBlinkLeft": 6.0, "eyeBlinkRight": 6.0, "eyeSquintLeft": 2.0, "eyeSquintRight": 2.0}
 SOLVED = tuple(name for name in ARKIT_NAMES if not name.startswith("eyeLook") and name != "tongueOut")
+# Together these pairs make lips that no one has, which a third of neutral faces would otherwise be given.
+OPPOSED = (("mouthLeft", "mouthRight"), ("jawLeft", "jawRight"))
 SOLVED_INDEX = np.array([ARKIT_NAMES.index(name) for name in SOLVED])
 
 
@@ -113,13 +116,21 @@ class Weights:
     """How much the priors count."""
 
     identity: float = 30.0  # not 1: landmark errors are correlated
-    lasso: float = 60.0  # lambda of the expression prior
-    lasso_cheap: float = 10.0  # of jawOpen, blink, squint, wide
+    lasso: float = 60.0  # lambda of the expression prior; less for the shapes of CHEAPNESS
+    opposed: float = 1000.0  # of the product of two opposed shapes
     knee: float = 0.5  # expression at which the prior's pull has halved
 
     def lambdas(self) -> np.ndarray:  # [S]
         """L1 weight of each solved shape."""
-        return np.array([self.lasso_cheap if name in CHEAP else self.lasso for name in SOLVED])
+        return self.lasso / np.array([CHEAPNESS.get(name, 1.0) for name in SOLVED])
+
+    def opposition(self) -> np.ndarray:  # [S, S], symmetric
+        """Weight of each product of two shapes."""
+        matrix = np.zeros((len(SOLVED), len(SOLVED)))
+        for one, other in OPPOSED:
+            a, b = SOLVED.index(one), SOLVED.index(other)
+            matrix[a, b] = matrix[b, a] = self.opposed
+        return matrix
 
 
 @dataclass(frozen=True)
@@ -228,7 +239,7 @@ def solve(
     poses = initial_poses(model, person, seen, lens) if start is None else start.poses
     rotation, translation = poses.rotation.copy(), poses.translation.copy()
     e = np.zeros((frames, shapes)) if start is None else start.expression[:, SOLVED_INDEX].copy()
-    lambdas, knee = weights.lambdas(), weights.knee
+    lambdas, knee, opposition = weights.lambdas(), weights.knee, weights.opposition()
     rows = model.used
     basis_e = np.ascontiguousarray(model.expression[rows][..., SOLVED_INDEX])  # [N, 3, S]
     basis_w = model.identity[rows]
@@ -246,7 +257,7 @@ def solve(
             if t[k, 2] < 1e-3:
                 return np.inf
             cost += _huber(view.residuals(r[k], t[k], head_points(w, e_all[k], base)))[0]
-            cost += e_all[k] @ e_all[k] + 2 * lambdas @ (knee * np.log1p(e_all[k] / knee))
+            cost += e_all[k] @ (e_all[k] + opposition @ e_all[k]) + 2 * lambdas @ (knee * np.log1p(e_all[k] / knee))
         return float(cost)
 
     cost = total(rotation, translation, person, e)
@@ -262,7 +273,7 @@ def solve(
             residual = (view.residuals(rotation[k], translation[k], points) * root[:, None]).ravel()
             own = np.concatenate([by_pose * root[:, None, None], by_point @ basis_e], -1).reshape(-1, 6 + shapes)
             gradient = own.T @ residual
-            gradient[6:] += e[k] + lambdas * (knee / (knee + e[k]))
+            gradient[6:] += e[k] + opposition @ e[k] + lambdas * (knee / (knee + e[k]))
             hessian = own.T @ own
             hessian[range(6, 6 + shapes), range(6, 6 + shapes)] += 1
             held = ((e[k] <= 0) & (gradient[6:] > 0)) | ((e[k] >= 1) & (gradient[6:] < 0))
@@ -299,13 +310,13 @@ def solve(
 
 
 def _arrow_step(
-    blocks: list[tuple[np.ndarray, ...]], person: np.ndarray, prior: float, damping: float
+    blocks: Sequence[tuple[np.ndarray, ...]], person: np.ndarray, prior: float, damping: float
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Damped Gauss-Newton step of the shared identity [K] and of each frame's free unknowns."""
     modes = len(person)
     matrix = np.eye(modes) * prior * (1 + damping)
     right = -prior * person
-    reduced = []
+    reduced: list[tuple[np.ndarray, np.ndarray | None]] = []
     for _, hessian, gradient, own, shared, residual in blocks:
         damped = hessian + np.diag(damping * np.diag(hessian))
         if not modes:
