@@ -12,7 +12,7 @@ from flexavatar_cli.core.errors import UsageError
 from flexavatar_cli.core.options import EncodeOptions, FitOptions, MatteOptions, RenderOptions, TrackOptions
 from flexavatar_cli.core.track import Track
 from flexavatar_cli.media.video import write_video
-from flexavatar_cli.stages import animation, motion, trajectories
+from flexavatar_cli.stages import animation, encoding, fitting, motion, trajectories
 from flexavatar_cli.stages.instruments import Instruments
 from flexavatar_cli.stages.shots import OnStep, Shot, matte_step, track_step
 from flexavatar_cli.stages.workfolder import WorkFolder
@@ -80,13 +80,14 @@ def encode_step(job: Job, shot: Shot) -> Path:
 def fit_step(job: Job, init: Path, shots: Sequence[Shot], options: FitOptions) -> Path:
     """The avatar after fitting to the shots."""
     files = [init, *(path for shot in shots for path in shot.files)]
+    checkpoint = job.work.folder / "fit.checkpoint"
     with job.progress("Fitting") as on_step:
         return job.work.step(
             "fit",
             ".avatar",
             files,
             job.settings(options=asdict(options)),
-            lambda target: write_fitted(init, shots, target, job.instruments, options, job.seed, on_step),
+            lambda target: write_fitted(init, shots, target, job.instruments, options, job.seed, on_step, checkpoint),
         )
 
 
@@ -126,9 +127,7 @@ def fit_many(
 
 
 def write_encoded(shot: Shot, target: Path, instruments: Instruments, options: EncodeOptions) -> Path:
-    """Encode a shot into an avatar file."""
-    from flexavatar_cli.stages import encoding
-
+    """Encode the best frame of a shot into an avatar file."""
     return encoding.encode(shot, instruments, options).save(target)
 
 
@@ -140,11 +139,14 @@ def write_fitted(
     options: FitOptions,
     seed: int = 0,
     on_step: OnStep | None = None,
+    checkpoint: Path | None = None,
 ) -> Path:
-    """Fit the avatar in `init` to the shots, into another avatar file."""
-    from flexavatar_cli.stages import fitting
-
-    return fitting.fit(Avatar.load(init), shots, instruments, options, seed, on_step).save(target)
+    """Fit the avatar in `init` to the shots, into another avatar file. A `checkpoint` is removed when it is done."""
+    fitted = fitting.fit(Avatar.load(init), shots, instruments, options, seed, on_step, checkpoint)
+    written = fitted.save(target)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return written
 
 
 def write_render(
