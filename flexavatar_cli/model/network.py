@@ -63,10 +63,12 @@ class AvatarModel(nn.Module):
 
         `template.resolution / grid` must stay the patch size of the config's UV inputs.
         """
+        device = next(self.parameters()).device
         self.resolution = template.resolution
         for name in ("texel_index", "query_positions", "base_positions"):
             value = getattr(template, name)
-            self.register_buffer(name, None if value is None else value.clone(), persistent=False)
+            value = None if value is None else value.to(device, copy=True)
+            self.register_buffer(name, value, persistent=False)
 
     @property
     def template(self) -> Template:
@@ -151,7 +153,7 @@ class AvatarModel(nn.Module):
 
     @property
     def digest(self) -> str:
-        """sha256 of the weights file this model came from, or of the one `save` would write now."""
+        """sha256 of the weights file last loaded or saved, else of the one `save` would write now."""
         if self.file_digest:
             return self.file_digest
         return hashlib.sha256(self._bytes()).hexdigest()
@@ -176,4 +178,5 @@ class AvatarModel(nn.Module):
             target.write_bytes(content)
         with replacing(folder / "model.yaml") as target:
             target.write_text(card_text(card), encoding="utf-8")
+        self.file_digest = file.sha256
         return card
