@@ -15,7 +15,7 @@ from flexavatar_cli.cli import console
 from flexavatar_cli.core.errors import FlexAvatarError
 
 # Modules of flexavatar_cli.cli in the order of `--help`. Each has `register(app)`.
-COMMANDS = ("matte", "decode", "render", "info", "doctor")
+COMMANDS = ("create", "fit", "matte", "track", "encode", "decode", "render", "info", "doctor")
 
 COMMON = {
     "json": Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")],

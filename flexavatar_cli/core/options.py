@@ -56,7 +56,7 @@ class TrackOptions:
     face: str = "largest"  # or the number of the face, from the left, from 0
     looks: int = 0  # FaceMesh looks averaged per frame; 0 = 12 for one picture, 1 for a video
     identity_frames: int = 12  # frames of a video that the identity is solved on
-    identity_weight: float = 30.0  # of the prior on identity; landmark errors are correlated, so not 1
+    identity_weight: float = 20.0  # of the prior on identity; landmark errors are correlated, so not 1
     expression_weight: float = 60.0  # lambda of the L1 prior on expression; jaw and lids a sixth of it
     smoothing: float = 0.8  # frames, sigma of the Gaussian over pose and expression
 

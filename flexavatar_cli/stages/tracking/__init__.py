@@ -17,7 +17,7 @@ from flexavatar_cli.stages.tracking import eyes, solver
 from flexavatar_cli.stages.tracking.landmarks import FaceFollower, eye_distance, face_height, to_uint8
 from flexavatar_cli.stages.tracking.smoothing import segments, smooth, smooth_rotations
 
-__all__ = ["Track", "TrackOptions", "track", "track_landmarks"]
+__all__ = ["Track", "TrackOptions", "relative_error", "track", "track_landmarks"]
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ FOCAL = 2.9  # focal length in crop sides: landmarks cannot tell 2 from 6, and 2
 # mouth .02). Gains on jaw and smile make the mouth worse (1.4: twice the error), so they have none.
 GAINS = {
     "browInnerUp": 1.25, "browOuterUpLeft": 1.25, "browOuterUpRight": 1.25,
-    "mouthLeft": 1.15, "mouthRight": 1.15, "mouthPucker": 1.1, "mouthFunnel": 1.1,
+    "mouthLeft": 1.15, "mouthRight": 1.15,
 }  # fmt: skip
 NEAREST_FOCAL = 0.7  # crop sides; the camera would be 24 cm from the head
 CUT = 0.6  # outer-eye distances from one frame to the next: no head moves so fast
@@ -128,6 +128,12 @@ def track_landmarks(
         landmarks=seen[nearest].astype(np.float32),
         head_model=head.name,
     )
+
+
+def relative_error(result: Track) -> float:
+    """Mean landmark error of the frames with a face as a fraction of the outer-eye distance seen."""
+    seen = result.confidence > 0
+    return float((result.reprojection_px / eye_distance(result.landmarks))[seen].mean())
 
 
 def _lens(seen: np.ndarray, size: tuple[int, int], fov: float | None, focal_px: float | None) -> solver.Pinhole:

@@ -17,7 +17,11 @@ from flexavatar_cli.heads import HeadModel
 FRONTAL = np.diag([1.0, -1.0, -1.0])  # head to camera axes of a head that faces the camera
 IRISES = slice(468, 478)  # rows of the irises: they follow the gaze, not the head
 HUBER = 2.5  # landmark errors, in sigmas, beyond which they count linearly
-CHEAPNESS = {"jawOpen": 6.0, "eyeBlinkLeft": 6.0, "eyeBlinkRight": 6.0, "eyeSquintLeft": 2.0, "eyeSquintRight": 2.0}
+# How much less (or more: full lips are no pout) than others these shapes must explain to be used.
+CHEAPNESS = {
+    "jawOpen": 6.0, "eyeBlinkLeft": 6.0, "eyeBlinkRight": 6.0, "eyeSquintLeft": 2.0, "eyeSquintRight": 2.0,
+    "mouthPucker": 0.5,
+}  # fmt: skip
 SOLVED = tuple(name for name in ARKIT_NAMES if not name.startswith("eyeLook") and name != "tongueOut")
 # Together these pairs make lips that no one has, which a third of neutral faces would otherwise be given.
 OPPOSED = (("mouthLeft", "mouthRight"), ("jawLeft", "jawRight"))
@@ -115,10 +119,10 @@ class Pinhole:
 class Weights:
     """How much the priors count."""
 
-    identity: float = 30.0  # not 1: landmark errors are correlated
+    identity: float = 20.0  # not 1: landmark errors are correlated
     lasso: float = 60.0  # lambda of the expression prior; less for the shapes of CHEAPNESS
     opposed: float = 1000.0  # of the product of two opposed shapes
-    knee: float = 0.5  # expression at which the prior's pull has halved
+    knee: float = 2.0  # expression at which the prior's pull has halved
 
     def lambdas(self) -> np.ndarray:  # [S]
         """L1 weight of each solved shape."""
