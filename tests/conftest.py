@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # before torch: spinning makes it slow beside busy neighbours
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +15,24 @@ import pytest
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder whose network has open-1's parts at a width for tests: random, but sane where untrained is."""
     import torch
+    from PIL import Image
 
     from flexavatar_cli.heads import load_head, surface
     from flexavatar_cli.model import AvatarModel, ModelCard, ModelConfig, Template
+    from flexavatar_cli.model.config import UvFeaturesConfig
+    from flexavatar_cli.stages.uv_prior import CHANNELS
 
     head = load_head()
     config = ModelConfig.tiny(128)
+    config = replace(config, uv_features=UvFeaturesConfig(CHANNELS, patch=16))
     texels, tokens = head.texels(config.gaussians.resolution), head.texels(config.grid)
     template = Template.from_texels(128, texels.index, config.grid, tokens.index, surface(tokens, head.template))
     card = ModelCard("tiny", head_model=head.name, head_digest=head.digest, notes={"status": "random"})
     model = AvatarModel(config, template, torch.Generator().manual_seed(0), card)
     folder = tmp_path_factory.mktemp("models") / "tiny"
     model.save(folder)
+    skin = Image.new("RGB", (128, 128), (190, 150, 130))
+    skin.save(folder / "mean_color.png")
     return folder
 
 

@@ -44,7 +44,8 @@ def decode(
     if target.suffix not in (".npz", ".ply"):
         raise UsageError(f"{target}: Gaussians are written as .npz or .ply")
     instruments = load_instruments(model or content.model, device)
-    say(describe(instruments))
+    words = describe(instruments)
+    say(words.line)
     figure = animation.puppet(content, instruments)
     code = figure.neutral
     if motion is not None:
@@ -61,7 +62,7 @@ def decode(
                 f"--set {text}: not NAME=VALUE with a name such as {figure.expression_names[0]}"
             ) from error
     head = next(figure.gaussians(code[None]))
-    report({"gaussians": save_gaussians(head, target), "count": len(head), **instruments.describe()})
+    report({"gaussians": save_gaussians(head, target), "count": len(head), **words.facts})
 
 
 def register(app: typer.Typer) -> None:

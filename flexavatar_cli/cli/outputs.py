@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+from flexavatar_cli.core.avatar import Avatar
 from flexavatar_cli.core.errors import InputError, UsageError
 from flexavatar_cli.core.files import replacing
 
@@ -35,7 +36,9 @@ def output_path(output: Path | None, source: Path, suffix: str, overwrite: bool)
 
 
 def put(made: Path, target: Path) -> Path:
-    """A copy of a finished file at `target`."""
+    """A copy of a finished file at `target`; an avatar under a `.pt` name becomes a torch archive."""
+    if made.suffix == ".avatar" and target.suffix == ".pt":
+        return Avatar.load(made).save(target)
     with replacing(target) as temporary:
         shutil.copyfile(made, temporary)
     return target

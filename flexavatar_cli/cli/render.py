@@ -51,14 +51,15 @@ def render(
     target = claim(output or name_output(None, avatar, ".mp4"), overwrite)
     options = RenderOptions(camera=camera, background=background, relative=relative, fps=fps)
     instruments = load_instruments(model or content.model, device)
-    say(describe(instruments))
+    words = describe(instruments)
+    say(words.line)
     inputs = [avatar, *([driver] if driver else [])]
     with work_folder(work, inputs, {"command": "render", "face": face, "fov": fov}) as folder:
         job = pipeline.Job(instruments, folder, track=TrackOptions(face=face), fov=fov, seed=seed, progress=progress)
         motion = pipeline.driver_file(job, driver)
         with progress("Rendering") as on_step:
             written = pipeline.write_render(avatar, target, instruments, options, size, motion, on_step)
-    report({"video": written, **instruments.describe()})
+    report({"video": written, **words.facts})
 
 
 def register(app: typer.Typer) -> None:

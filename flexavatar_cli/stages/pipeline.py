@@ -104,26 +104,28 @@ def render_step(job: Job, avatar: Path, options: RenderOptions, size: int, drive
         )
 
 
-def create(job: Job, photo: Path, fit: FitOptions, preview: RenderOptions | None, size: int = 512) -> Made:
-    """One photo to a fitted avatar and, with `preview`, its mp4."""
-    return fit_many(job, [photo], fit, preview, size)
-
-
-def fit_many(
+def fit_shots(
     job: Job,
-    sources: Sequence[Path],
+    shots: Sequence[Shot],
     options: FitOptions,
     preview: RenderOptions | None = None,
     size: int = 512,
     init: Path | None = None,
 ) -> Made:
-    """Many pictures of one person to one avatar; it starts from `init`, or from the encoder's view of the first."""
-    shots = [shoot(job, source) for source in sources]
+    """Shots of one person to one avatar and, with `preview`, its mp4.
+
+    Starts from `init`, or from what the encoder makes of the first shot; without steps that is the result.
+    """
     with job.progress("Encoding"):
         encoded = init or encode_step(job, shots[0])
     fitted = fit_step(job, encoded, shots, options) if options.steps else encoded
     video = render_step(job, fitted, preview, size) if preview else None
-    return Made(shots, encoded, fitted, video)
+    return Made(list(shots), encoded, fitted, video)
+
+
+def create(job: Job, photo: Path, fit: FitOptions, preview: RenderOptions | None = None, size: int = 512) -> Made:
+    """One photo to a fitted avatar and, with `preview`, its mp4."""
+    return fit_shots(job, [shoot(job, photo)], fit, preview, size)
 
 
 def write_encoded(shot: Shot, target: Path, instruments: Instruments, options: EncodeOptions) -> Path:

@@ -1,0 +1,56 @@
+"""`flexavatar encode`: photo, matte and track to an avatar, in one pass of the network."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flexavatar_cli.cli.parameters import Device, Face, Fov, Matting, Model, Output, Overwrite, Work
+from flexavatar_cli.core.options import CommonOptions, EncodeOptions, MatteOptions, TrackOptions
+
+TrackFile = Annotated[
+    Path | None, typer.Option("--track", help="A .track.npz of the picture; without it, it is tracked.")
+]
+Sink = Annotated[str, typer.Option("--bias-sink", help="3d: behave like multi-view training data; 2d: like monocular.")]
+
+
+def encode(
+    photo: Annotated[Path, typer.Argument(help="A photo, or a video whose most telling frame is taken.")],
+    matte: Matting = MatteOptions.net,
+    track: TrackFile = None,
+    bias_sink: Sink = EncodeOptions.bias_sink,
+    output: Output = None,
+    model: Model = CommonOptions.model,
+    device: Device = CommonOptions.device,
+    face: Face = CommonOptions.face,
+    fov: Fov = None,
+    work: Work = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Photo to avatar without fitting: PHOTO -> PHOTO.avatar. `--matte` also takes a finished matte."""
+    from flexavatar_cli.cli.console import progress, report, say
+    from flexavatar_cli.cli.outputs import output_path
+    from flexavatar_cli.cli.runs import describe, matte_choice, work_folder
+    from flexavatar_cli.core.errors import UsageError
+    from flexavatar_cli.stages import pipeline
+    from flexavatar_cli.stages.instruments import load_instruments
+
+    if bias_sink not in ("2d", "3d"):
+        raise UsageError(f"--bias-sink {bias_sink}: 2d or 3d")
+    target = output_path(output, photo, ".avatar", overwrite)
+    options, matte_file = matte_choice(matte)
+    instruments = load_instruments(model, device)
+    words = describe(instruments, options, matte_file)
+    say(words.line)
+    with work_folder(work, [photo], {"command": "encode", "face": face, "fov": fov, "matte": matte}) as folder:
+        job = pipeline.Job(
+            instruments, folder, options, TrackOptions(face=face), EncodeOptions(bias_sink), fov, progress=progress
+        )
+        shot = pipeline.shoot(job, photo, matte_file, track)
+        pipeline.write_encoded(shot, target, instruments, job.encode)
+    report({"avatar": target, **words.facts})
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(encode)

@@ -1,0 +1,72 @@
+"""`flexavatar fit`: many pictures of one person to an avatar."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flexavatar_cli.cli.encode import TrackFile
+from flexavatar_cli.cli.parameters import Device, Face, Fov, Matting, Model, Output, Overwrite, Seed, Work
+from flexavatar_cli.core.options import CommonOptions, FitOptions, MatteOptions, TrackOptions
+
+Steps = Annotated[int, typer.Option("--steps", min=0, help="Steps of fitting.")]
+Frames = Annotated[int, typer.Option("--frames", min=1, help="Thin the pictures evenly to this many.")]
+Init = Annotated[Path | None, typer.Option("--init", help="The .avatar to start from; without it, the encoder's.")]
+HoldOut = Annotated[
+    int, typer.Option("--hold-out", min=0, help="Keep every N-th frame from fitting and measure on it; 0 = none.")
+]
+
+
+def fit(
+    sources: Annotated[list[Path], typer.Argument(help="A video, photos, or folders of photos of one person.")],
+    steps: Steps = FitOptions.steps,
+    frames: Frames = FitOptions.frames,
+    init: Init = None,
+    hold_out: HoldOut = FitOptions.hold_out,
+    matte: Matting = MatteOptions.net,
+    track: TrackFile = None,
+    output: Output = None,
+    model: Model = CommonOptions.model,
+    device: Device = CommonOptions.device,
+    seed: Seed = CommonOptions.seed,
+    face: Face = CommonOptions.face,
+    fov: Fov = None,
+    work: Work = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit one avatar to many pictures: VIDEO, PHOTO... or DIR -> .avatar. `--matte` also takes finished mattes."""
+    from flexavatar_cli.cli.console import progress, report, say
+    from flexavatar_cli.cli.outputs import output_path, put
+    from flexavatar_cli.cli.runs import describe, matte_choice, work_folder
+    from flexavatar_cli.core.errors import UsageError
+    from flexavatar_cli.evaluation.held_out import held_out_psnr
+    from flexavatar_cli.media.frames import open_inputs
+    from flexavatar_cli.stages import pipeline
+    from flexavatar_cli.stages.instruments import load_instruments
+
+    target = output_path(output, sources[0], ".avatar", overwrite)
+    inputs = [frames.path for frames in open_inputs(sources)]
+    options, matte_file = matte_choice(matte)
+    if len(inputs) > 1 and (matte_file or track):
+        raise UsageError("a finished matte or track goes with one input; with several use --work")
+    instruments = load_instruments(model, device)
+    words = describe(instruments, options, matte_file)
+    say(words.line)
+    fitting = FitOptions(steps=steps, frames=frames, hold_out=hold_out)
+    settings = {"command": "fit", "face": face, "fov": fov, "matte": matte, "model": model}
+    with work_folder(work, inputs, settings) as folder:
+        job = pipeline.Job(instruments, folder, options, TrackOptions(face=face), fov=fov, seed=seed, progress=progress)
+        shots = [pipeline.shoot(job, path, matte_file, track) for path in inputs]
+        made = pipeline.fit_shots(job, shots, fitting, init=init)
+        put(made.fitted, target)
+        result = {"avatar": target, "steps": steps, "inputs": len(inputs), **words.facts}
+        if hold_out:
+            with progress("Measuring") as on_step:
+                result |= held_out_psnr(made.fitted, shots, hold_out, instruments, on_step)
+        result |= {"made": folder.made, "reused": folder.reused}
+    report(result)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(fit)

@@ -1,0 +1,149 @@
+"""A contact sheet of one avatar and the numbers that go with it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from flexavatar_cli.core.avatar import Avatar
+from flexavatar_cli.core.expression import INDEX
+from flexavatar_cli.evaluation.quality import agreement, colour_noise, holes, psnr, shoulder_row, silhouette_iou
+from flexavatar_cli.evaluation.views import View, rendered, shown, views
+from flexavatar_cli.media.images import sheet
+from flexavatar_cli.stages.animation import Puppet, puppet
+from flexavatar_cli.stages.encoding import best_frame
+from flexavatar_cli.stages.instruments import Instruments
+from flexavatar_cli.stages.motion import with_lids
+from flexavatar_cli.stages.pipeline import Made
+from flexavatar_cli.stages.shots import Shot
+from flexavatar_cli.stages.tracking.overlay import overlays
+from flexavatar_cli.stages.trajectories import turn
+
+AZIMUTHS = 12
+HIDDEN = (90, 135, 180, 225, 270)  # degrees that a frontal photo does not show
+TILE = 256  # pixels of the sheet
+
+EXPRESSIONS: dict[str, dict[str, float]] = {
+    "blink": {"eyeBlinkLeft": 1, "eyeBlinkRight": 1},
+    "smile": {"mouthSmileLeft": 1, "mouthSmileRight": 1, "cheekSquintLeft": 0.5, "cheekSquintRight": 0.5},
+    "jaw open": {"jawOpen": 1},
+    "pucker": {"mouthPucker": 1, "jawOpen": 0.1},
+    "brows up": {
+        "browInnerUp": 1,
+        "browOuterUpLeft": 1,
+        "browOuterUpRight": 1,
+        "eyeWideLeft": 0.5,
+        "eyeWideRight": 0.5,
+    },
+    "frown": {"browDownLeft": 1, "browDownRight": 1, "mouthFrownLeft": 1, "mouthFrownRight": 1},
+    "look left": {"gazeLeftYaw": 0.4, "gazeRightYaw": 0.4},
+    "tongue": {"tongueOut": 1, "jawOpen": 0.5},
+}
+
+
+def examine(
+    made: Made, instruments: Instruments, on_step: Callable[[int, int], None] | None = None
+) -> tuple[dict[str, Any], np.ndarray]:
+    """The quality of an avatar in numbers, and its contact sheet [H, W, 3]."""
+    shot = made.shots[0]
+    (view,) = views(shot, [best_frame(shot.track)])
+    before, after = (puppet(Avatar.load(path), instruments) for path in (made.encoded, made.fitted))
+    total = 2 + 2 * len(HIDDEN) + AZIMUTHS + len(EXPRESSIONS)
+    count = iter(range(1, total + 1))
+
+    def tick() -> None:
+        if on_step is not None:
+            on_step(next(count), total)
+
+    numbers, fronts = likeness(before, after, shot, view, tick)
+    numbers |= hidden_views(before, after, tick)
+    turned = around(after, tick)
+    numbers["holes"] = [holes(alpha) for _, alpha in turned]
+    acted = {name: act(after, weights, tick) for name, weights in EXPRESSIONS.items()}
+    numbers["expression_holes"] = {name: holes(alpha) for name, (_, alpha) in acted.items()}
+    rows = [
+        [view.rgb, view.matte, overlay(shot, view, instruments), *fronts],
+        [rgb for rgb, _ in turned[: AZIMUTHS // 2]],
+        [rgb for rgb, _ in turned[AZIMUTHS // 2 :]],
+        [rgb for rgb, _ in acted.values()],
+    ]
+    labels = [
+        f"input, matte, overlay, before ({numbers['psnr_before']:.1f} dB), after ({numbers['psnr_after']:.1f} dB)",
+        "azimuth 0 to 150 degrees",
+        "azimuth 180 to 330 degrees",
+        ", ".join(EXPRESSIONS),
+    ]
+    return numbers, sheet(rows, labels, TILE)
+
+
+def likeness(
+    before: Puppet, after: Puppet, shot: Shot, view: View, tick: Callable[[], None]
+) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """PSNR inside the matte and silhouette IoU above the shoulders, before and after fitting; and both pictures."""
+    numbers, pictures = {}, []
+    rows = shoulder_row(view.camera)
+    for name, figure in (("before", before), ("after", after)):
+        rgb, alpha = rendered(figure, shot.track, view)
+        numbers[f"psnr_{name}"] = psnr(rgb, view.image, view.matte * view.inside)
+        numbers[f"silhouette_iou_{name}"] = silhouette_iou(alpha, view.matte, rows, view.inside)
+        pictures.append(rgb)
+        tick()
+    return numbers, pictures
+
+
+def hidden_views(before: Puppet, after: Puppet, tick: Callable[[], None]) -> dict[str, Any]:
+    """What fitting did to the views that the photo does not show: agreement in dB, colour noise before and after."""
+    cameras = turn(np.radians(HIDDEN), 512)
+    agree, noise_before, noise_after = {}, {}, {}
+    for number, azimuth in enumerate(HIDDEN):
+        one, other = (shown(figure, figure.neutral, cameras[number]) for figure in (before, after))
+        agree[str(azimuth)] = agreement(one, other)
+        noise_before[str(azimuth)], noise_after[str(azimuth)] = colour_noise(*one), colour_noise(*other)
+        tick()
+        tick()
+    return {"hidden_view_psnr": agree, "colour_noise_before": noise_before, "colour_noise_after": noise_after}
+
+
+def around(figure: Puppet, tick: Callable[[], None]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The resting head from AZIMUTHS sides, starting at the front."""
+    cameras = turn(2 * np.pi * np.arange(AZIMUTHS) / AZIMUTHS, 512)
+    result = []
+    for number in range(AZIMUTHS):
+        result.append(shown(figure, figure.neutral, cameras[number]))
+        tick()
+    return result
+
+
+def act(figure: Puppet, weights: dict[str, float], tick: Callable[[], None]) -> tuple[np.ndarray, np.ndarray]:
+    """The head from the front with some weights of its expression set."""
+    code = figure.neutral
+    for name, weight in weights.items():
+        if name in figure.expression_names:
+            code[figure.expression_names.index(name)] = weight
+    if figure.expression_names == tuple(INDEX):
+        code = with_lids(code[None])[0]
+    result = shown(figure, code, turn(np.zeros(1), 512))
+    tick()
+    return result
+
+
+def overlay(shot: Shot, view: View, instruments: Instruments) -> np.ndarray:
+    """The tracked mesh over the input crop [S, S, 3]."""
+    track = shot.track[np.array([view.number])]
+    (picture,) = overlays([next(iter(shot.frames.read([view.number])))], track, instruments.head)
+    scale = picture.shape[1] / shot.frames.width
+    left, top = (float(edge) for edge in crop_corner(shot, view))
+    side = view.camera.width / crop_scale(shot, view)
+    rows = slice(max(0, round(top * scale)), max(1, round((top + side) * scale)))
+    columns = slice(max(0, round(left * scale)), max(1, round((left + side) * scale)))
+    return picture[rows, columns]
+
+
+def crop_scale(shot: Shot, view: View) -> float:
+    """Crop pixels per source pixel."""
+    return float(view.camera.intrinsics[0, 0, 0] / shot.track.intrinsics[view.number, 0, 0])
+
+
+def crop_corner(shot: Shot, view: View) -> np.ndarray:  # [2] x, y
+    """The crop's top left corner in source pixels."""
+    return shot.track.intrinsics[view.number, :2, 2] - view.camera.intrinsics[0, :2, 2] / crop_scale(shot, view)
