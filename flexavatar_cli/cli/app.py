@@ -12,7 +12,7 @@ import typer
 
 from flexavatar_cli import __version__
 from flexavatar_cli.cli import console
-from flexavatar_cli.core.errors import FlexAvatarError
+from flexavatar_cli.core.errors import FlexAvatarError, InputError
 
 # Modules of flexavatar_cli.cli in the order of `--help`. Each has `register(app)`.
 COMMANDS = ("create", "fit", "matte", "track", "encode", "decode", "render", "info", "doctor")
@@ -103,6 +103,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of stdout left, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # the machine's own refusal: disk full, no permission
+        if error.strerror is None:
+            raise
+        return complain(f"{error.filename or 'file'}: {error.strerror}", InputError.exit_code)
     return code if isinstance(code, int) else 0
 
 

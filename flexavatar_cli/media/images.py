@@ -197,6 +197,16 @@ def read_matte(path: Path, size: tuple[int, int]) -> np.ndarray:
     return photo.rgb[..., 0] if photo.alpha is None else photo.alpha
 
 
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A float image [H, W] or [H, W, C] at `size` (width, height); areas averaged when it shrinks."""
+    import cv2
+
+    if image.shape[1::-1] == size:
+        return image
+    shrinks = image.shape[1] > size[0]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
 def composite(rgb: np.ndarray, alpha: np.ndarray, background: float | Sequence[float] = 1.0) -> np.ndarray:
     """`rgb` [..., H, W, 3] with `alpha` [..., H, W] over one background colour, white unless asked otherwise."""
     weight = alpha[..., None]

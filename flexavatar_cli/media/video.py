@@ -24,6 +24,7 @@ STANDARD_RATES = [Fraction(n, 1001) for n in (24000, 30000, 60000, 120000)]
 STANDARD_RATES += [Fraction(n) for n in (10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120)]
 SQUARE_PIXELS = "scale=trunc(iw*sar+0.5):ih,setsar=1"
 EXACT_COLOURS = "accurate_rnd+full_chroma_int+full_chroma_inp+bitexact+bicubic"
+LAYOUTS = {1: "gray", 3: "rgb24", 4: "rgba"}  # ffmpeg's names by channels
 DISCARDED, CORRUPT = 4, 2  # ffmpeg's packet flags
 
 
@@ -189,7 +190,7 @@ def read(film: Film, wanted: Iterable[int] | None = None) -> Iterator[np.ndarray
 
 def write_video(
     path: Path | str,
-    frames: Iterable[np.ndarray],  # each [H, W, 3] or [H, W, 4] float in 0..1
+    frames: Iterable[np.ndarray],  # each [H, W], [H, W, 3] or [H, W, 4] float in 0..1
     fps: float,
     on_step: Callable[[int, int], None] | None = None,
     total: int = 0,
@@ -213,9 +214,10 @@ def write_video(
         return write_folder(Path(path).with_suffix(""), itertools.chain([first, second], stream))
     if suffix not in (".mp4", ".webm"):
         raise UsageError(f"{path}: write .mp4, .webm, .png or a folder")
-    if suffix == ".mp4" and first.shape[2] == 4:
+    channels = first.shape[2] if first.ndim == 3 else 1
+    if suffix == ".mp4" and channels == 4:
         raise UsageError(f"{path}: mp4 holds no transparency; write .webm, .png or a folder")
-    return encode(Path(path), itertools.chain([first], stream), fps, first.shape)
+    return encode(Path(path), itertools.chain([first], stream), fps, (*first.shape[:2], channels))
 
 
 def counted(
@@ -256,7 +258,7 @@ def encode(path: Path, frames: Iterable[np.ndarray], fps: float, shape: tuple[in
     """Stream `frames` of one `shape` through ffmpeg into `path`, beside and renamed."""
     height, width, channels = shape
     rate = Fraction(fps).limit_denominator(1001)
-    raw = f"-f rawvideo -pix_fmt {'rgba' if channels == 4 else 'rgb24'} -s {width}x{height} -r {rate} -i -"
+    raw = f"-f rawvideo -pix_fmt {LAYOUTS[channels]} -s {width}x{height} -r {rate} -i -"
     matrix = f"scale=out_color_matrix=bt709:out_range=tv:flags={EXACT_COLOURS}"
     clean = "-map_metadata -1 -fflags +bitexact -threads 1"
     with replacing(path) as temporary, tempfile.TemporaryFile() as talk:
@@ -267,7 +269,7 @@ def encode(path: Path, frames: Iterable[np.ndarray], fps: float, shape: tuple[in
             assert process.stdin is not None
             try:
                 for frame in frames:
-                    if frame.shape != tuple(shape):
+                    if frame.size != height * width * channels:
                         raise ValueError(f"frames must keep one shape, {frame.shape} after {shape}")
                     process.stdin.write(to_uint8(frame).tobytes())
                 process.stdin.close()
