@@ -68,7 +68,8 @@ def write_matte(source: Path, target: Path, options: MatteOptions, on_step: OnSt
     """The matte of a photo as an alpha PNG, of a video or folder as a folder of numbered ones."""
     frames = open_frames(source)
     alphas = matting.matte(frames, options, on_step)
-    return write_video(target, (resize(alpha, frames.source_size) for alpha in alphas), frames.fps)
+    place = target if frames.kind == "photo" else f"{target}/"  # the slash asks for a folder, whatever the name
+    return write_video(place, (resize(alpha, frames.source_size) for alpha in alphas), frames.fps)
 
 
 def write_track(
