@@ -348,18 +348,17 @@ def reprojection(
 
 
 def head_angles(poses: Poses) -> np.ndarray:  # [T, 3] radians
-    """Yaw (to the subject's left), pitch (up), roll (to the subject's left shoulder) against the line of sight.
+    """Yaw (to the subject's left), pitch (up), roll (to the subject's right shoulder) against the line of sight.
 
-    0 for a head that faces the camera, wherever it is in the picture.
+    0 for a head that faces the camera, wherever it is in the picture; rolling the camera changes the roll alone.
     """
     sight = poses.translation / np.linalg.norm(poses.translation, axis=-1, keepdims=True)
     axis = np.cross(sight, [0.0, 0.0, 1.0])
     sine = np.linalg.norm(axis, axis=-1, keepdims=True)
     angle = np.arctan2(sine, sight[:, 2:])
     turned = rotation_of(axis / np.maximum(sine, 1e-12) * angle) @ poses.rotation
-    matrix = FRONTAL @ turned  # = R_y(yaw) R_x(-pitch) R_z(roll)
-    forward = matrix[:, :, 2]
-    yaw = np.arctan2(forward[:, 0], forward[:, 2])
-    pitch = np.arcsin(np.clip(forward[:, 1], -1, 1))
-    roll = np.arctan2(matrix[:, 1, 0], matrix[:, 1, 1])
+    matrix = FRONTAL @ turned  # = R_z(roll) R_y(yaw) R_x(-pitch)
+    yaw = np.arcsin(np.clip(-matrix[:, 2, 0], -1, 1))
+    pitch = np.arctan2(-matrix[:, 2, 1], matrix[:, 2, 2])
+    roll = np.arctan2(matrix[:, 1, 0], matrix[:, 0, 0])
     return np.stack([yaw, pitch, roll], -1)

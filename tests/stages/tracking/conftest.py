@@ -46,11 +46,11 @@ def faces(model: solver.LandmarkModel, lens: solver.Pinhole) -> Callable[..., np
 
 
 def make_poses(angles: np.ndarray, place: np.ndarray) -> solver.Poses:
-    """Poses with head axes R_y(yaw) R_x(-pitch) R_z(roll), against the camera's axis."""
+    """Poses with head axes R_z(roll) R_y(yaw) R_x(-pitch), against the camera's axis."""
     yaw, pitch, roll = np.asarray(angles, np.float64).T
     zero = np.zeros_like(yaw)
     turns = [np.stack(v, -1) for v in ((zero, yaw, zero), (-pitch, zero, zero), (zero, zero, roll))]
-    rotation = solver.rotation_of(turns[0]) @ solver.rotation_of(turns[1]) @ solver.rotation_of(turns[2])
+    rotation = solver.rotation_of(turns[2]) @ solver.rotation_of(turns[0]) @ solver.rotation_of(turns[1])
     return solver.Poses(solver.FRONTAL @ rotation, np.tile(place, (len(angles), 1)))
 
 
