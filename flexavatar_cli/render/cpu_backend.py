@@ -29,6 +29,7 @@ class _View:
     offsets: np.ndarray  # [N + 1] int64, first record of each Gaussian
     pairs: np.ndarray  # [P, 2] int32, Gaussian and record, by tile and depth
     starts: np.ndarray  # [tiles + 1] int64, first pair of each tile
+    touched: np.ndarray  # [P] uint16, blocks of the tile that each pair reaches
     finals: np.ndarray  # [tiles, 2 * PIXELS] float32, transmittance and stop position, in block order
 
 
@@ -110,8 +111,9 @@ def _forward(
     pairs, starts = np.empty((offsets[-1], 2), np.int32), np.empty(tiles_x * tiles_y + 1, np.int64)
     kernels.bin_tiles(order, rects, offsets, tiles_x, tiles_y, pairs, starts)
     finals = np.empty((tiles_x * tiles_y, 2 * kernels.PIXELS), np.float32)
-    kernels.blend(pairs, starts, splats, background, tiles_x, rgb, alpha, finals)
-    return _View(pose, lens, splats, offsets, pairs, starts, finals)
+    touched = np.empty(len(pairs), np.uint16)
+    kernels.blend(pairs, starts, splats, background, tiles_x, rgb, alpha, touched, finals)
+    return _View(pose, lens, splats, offsets, pairs, starts, touched, finals)
 
 
 def _lens(camera: Camera, view: int) -> tuple[float, ...]:
@@ -136,7 +138,16 @@ def _backward(
     records = np.empty(len(view.pairs) * kernels.RECORD, np.float32)
     tiles_x = -(-grad_alpha.shape[1] // kernels.TILE)
     kernels.blend_backward(
-        view.pairs, view.starts, view.splats, background, tiles_x, view.finals, grad_rgb, grad_alpha, records
+        view.pairs,
+        view.starts,
+        view.splats,
+        background,
+        tiles_x,
+        view.touched,
+        view.finals,
+        grad_rgb,
+        grad_alpha,
+        records,
     )
     kernels.project_backward(*parameters, view.pose, view.lens, view.offsets, records, *sums)
 

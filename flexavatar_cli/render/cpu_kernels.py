@@ -17,7 +17,18 @@ import math
 import numpy as np
 from numba import njit, prange
 
-from flexavatar_cli.render.simd import fma, lane_bits, lane_sums, load, lowest_bit, select, store
+from flexavatar_cli.render.simd import (
+    fma,
+    lane_bits,
+    lane_sums,
+    load,
+    lowest_bit,
+    maximum,
+    minimum,
+    negative,
+    select,
+    store,
+)
 
 TILE = 16  # pixels along a tile's side
 BLOCK = 4  # pixels along a block's side; 4x4 pixels fill one vector, 4x4 blocks fill one tile
@@ -37,6 +48,7 @@ SPLAT = 12
 RECORD = 16  # floats per (splat, tile) gradient record: 6 moments, 3 colours, padded to one vector
 
 STRIPES = 64  # parallel work items of a picture; stripe s has the tiles s, s + 64, ..., so that all cost the same
+BATCH = 64  # splats of a tile looked at together before they are blended
 CHUNKS = 16  # parallel work items of binning: consecutive runs of the depth order
 
 _LANE_X = np.array([i % BLOCK for i in range(16)], np.float32)
@@ -372,7 +384,7 @@ def _eighth_of_sigma(dx, dy, l11, l21, l22):
 
 @njit(cache=True, inline="always")
 def _exp_minus_8(t):
-    """exp(-8 t) for 0 <= t <= log(255) / 8, relative error < 2e-6, exactly 1 at 0: minimax polynomial, to the 8th power."""
+    """exp(-8 t) for 0 <= t <= log(255) / 8, relative error < 2e-6: a minimax polynomial, 1 at 0, to the 8th power."""
     p = fma(t, -0.005906793754547834, 0.039882369339466095)
     p = fma(p, t, -0.1660469025373459)
     p = fma(p, t, 0.49990373849868774)
@@ -385,99 +397,112 @@ def _exp_minus_8(t):
 
 @njit(cache=True, inline="always")
 def _clamp(x, low, high):
-    y = select(x < low, low, x)
-    return select(y > high, high, y)
+    return minimum(maximum(x, low), high)
 
 
 @njit(cache=True, inline="always")
-def _touched_blocks(left, top, l11, l21, l22, ridge_x, ridge_y, reach):
-    """Bits of the tile's blocks that may hold a pixel within the contour; (left, top) = first pixel - mean.
+def _touched_blocks(splats, g, left, top):
+    """Bits of the tile's blocks that may hold a pixel within the contour; the tile's first pixel is at (left, top).
 
     The smallest sigma over a rectangle lies on one of the two sides facing the mean, at the foot of the
     Gaussian's ridge clamped to the side (as in StopThePop, Radl et al. 2024, section 4).
     """
-    x0, y0 = load(_BLOCK_X, 0) + left, load(_BLOCK_Y, 0) + top
+    l11, l21, l22, reach = splats[g, L11], splats[g, L21], splats[g, L22], splats[g, REACH]
+    x0, y0 = load(_BLOCK_X, 0) + (left - splats[g, MEAN_X]), load(_BLOCK_Y, 0) + (top - splats[g, MEAN_Y])
     x1, y1 = x0 + (BLOCK - 1.0), y0 + (BLOCK - 1.0)
     side_x, side_y = _clamp(x0 * 0.0, x0, x1), _clamp(y0 * 0.0, y0, y1)
-    t = _eighth_of_sigma(side_x, _clamp(side_x * ridge_y, y0, y1), l11, l21, l22)
-    s = _eighth_of_sigma(_clamp(side_y * ridge_x, x0, x1), side_y, l11, l21, l22)
-    return lane_bits(select(s < t, s, t) <= reach * np.float32(1.001) + np.float32(1e-3))
+    t = _eighth_of_sigma(side_x, _clamp(side_x * splats[g, RIDGE_Y], y0, y1), l11, l21, l22)
+    s = _eighth_of_sigma(_clamp(side_y * splats[g, RIDGE_X], x0, x1), side_y, l11, l21, l22)
+    return lane_bits(minimum(s, t) <= reach * np.float32(1.001) + np.float32(1e-3))
 
 
 @njit(cache=True)
-def _blend_tile(pairs, first, last, splats, left, top, planes):
-    """Blend pairs[first:last] front to back into planes [6 * PIXELS]: transmittance, R, G, B, and how it ended.
+def _blend_tile(pairs, first, last, splats, left, top, planes, touched):
+    """Blend pairs[first:last] front to back into planes [5 * PIXELS]: transmittance, R, G, B, stop position.
 
     The splat that would take a pixel's transmittance to the cut is not blended, nor any behind it: the pixel's
-    transmittance moves to the fifth plane, leaving 0, and the splat's position, counted from `first`, to the sixth.
-    All stores of a blended splat are unconditional: masked ones would stall the loads of the next.
+    transmittance turns negative, and its stop position becomes that splat's, counted from `first`.
+    Branches wait for vectors, so there are few: the touched blocks are found a batch ahead, and all stores are
+    unconditional (masked ones would besides stall the loads of the next splat).
     """
     live = 0  # blocks with a pixel that has not stopped
     for block in range(16):
         live |= (lane_bits(load(planes, 16 * block) > 0.0) != 0) << block
-    for i in range(first, last):
-        g = pairs[i, 0]
-        l11, l21, l22, reach = splats[g, L11], splats[g, L21], splats[g, L22], splats[g, REACH]
-        opacity, red, green, blue = splats[g, OPACITY], splats[g, RED], splats[g, GREEN], splats[g, BLUE]
-        dx0, dy0 = left - splats[g, MEAN_X], top - splats[g, MEAN_Y]
-        blocks = live & _touched_blocks(dx0, dy0, l11, l21, l22, splats[g, RIDGE_X], splats[g, RIDGE_Y], reach)
-        while blocks:
-            block = lowest_bit(blocks)
-            blocks &= blocks - 1
-            at = 16 * block
-            dx, dy = load(_PIXEL_X, at) + dx0, load(_PIXEL_Y, at) + dy0
-            t = _eighth_of_sigma(dx, dy, l11, l21, l22)
-            alpha = _exp_minus_8(t) * opacity
-            alpha = select(t <= reach, select(alpha < MAX_ALPHA, alpha, MAX_ALPHA), 0.0)
-            before = load(planes, at)
-            after = before * (1.0 - alpha)
-            goes_on = after > MIN_TRANSMITTANCE
-            weight = select(goes_on, before * alpha, 0.0)
-            store(planes, at, select(goes_on, after, 0.0))
-            store(planes, at + PIXELS, fma(weight, red, load(planes, at + PIXELS)))
-            store(planes, at + 2 * PIXELS, fma(weight, green, load(planes, at + 2 * PIXELS)))
-            store(planes, at + 3 * PIXELS, fma(weight, blue, load(planes, at + 3 * PIXELS)))
-            stops = (before > 0.0) & (after <= MIN_TRANSMITTANCE)
-            if lane_bits(stops):
-                store(planes, at + 4 * PIXELS, select(stops, before, load(planes, at + 4 * PIXELS)))
-                store(planes, at + 5 * PIXELS, select(stops, np.float32(i - first), load(planes, at + 5 * PIXELS)))
-                if not lane_bits(goes_on):
-                    live &= ~(1 << block)
+    for start in range(first, last, BATCH):
         if live == 0:
             break
+        end = min(start + BATCH, last)
+        for i in range(start, end):
+            touched[i] = _touched_blocks(splats, pairs[i, 0], left, top)
+        for i in range(start, end):
+            g = pairs[i, 0]
+            l11, l21, l22, reach = splats[g, L11], splats[g, L21], splats[g, L22], splats[g, REACH]
+            opacity, red, green, blue = splats[g, OPACITY], splats[g, RED], splats[g, GREEN], splats[g, BLUE]
+            dx0, dy0 = left - splats[g, MEAN_X], top - splats[g, MEAN_Y]
+            blocks = live & int(touched[i])
+            while blocks:
+                block = lowest_bit(blocks)
+                blocks &= blocks - 1
+                at = 16 * block
+                dx, dy = load(_PIXEL_X, at) + dx0, load(_PIXEL_Y, at) + dy0
+                t = _eighth_of_sigma(dx, dy, l11, l21, l22)
+                alpha = _exp_minus_8(t) * opacity
+                alpha = select(t <= reach, minimum(alpha, MAX_ALPHA), 0.0)
+                rest = load(planes, at)
+                before = maximum(rest, 0.0)
+                after = before * (1.0 - alpha)
+                goes_on = after > MIN_TRANSMITTANCE
+                weight = select(goes_on, before * alpha, 0.0)
+                stop = select(goes_on, NEVER, np.float32(i - first))
+                store(planes, at, select(goes_on, after, negative(rest)))
+                store(planes, at + PIXELS, fma(weight, red, load(planes, at + PIXELS)))
+                store(planes, at + 2 * PIXELS, fma(weight, green, load(planes, at + 2 * PIXELS)))
+                store(planes, at + 3 * PIXELS, fma(weight, blue, load(planes, at + 3 * PIXELS)))
+                store(planes, at + 4 * PIXELS, minimum(stop, load(planes, at + 4 * PIXELS)))
+                if lane_bits(goes_on) == 0:
+                    live &= ~(1 << block)
 
 
 @njit(cache=True, parallel=True)
-def blend(pairs, starts, splats, background, tiles_x, rgb, alpha, finals):
+def blend(pairs, starts, splats, background, tiles_x, rgb, alpha, touched, finals):
     """Blend every tile over `background` [H, W, 3] into rgb [H, W, 3] and alpha [H, W].
 
-    finals [tiles, 2 * PIXELS] keeps, in block order, what the way back starts from: transmittance, stop position.
+    Kept for the way back: finals [tiles, 2 * PIXELS], in block order, transmittance and stop position, and
+    touched [P] uint16, the blocks that each pair reaches (where a pixel of the tile had not stopped yet).
     """
     height, width = alpha.shape
     for stripe in prange(STRIPES):
-        planes = np.empty(6 * PIXELS, np.float32)
+        planes = _aligned(5 * PIXELS)
         for tile in range(stripe, len(starts) - 1, STRIPES):
             left, top = tile % tiles_x * TILE, tile // tiles_x * TILE
             right, bottom = min(left + TILE, width), min(top + TILE, height)
             planes[:] = 0.0
-            planes[5 * PIXELS :] = -1.0
+            planes[4 * PIXELS :] = -1.0
             for y in range(top, bottom):
                 for x in range(left, right):
                     i = _entry(x - left, y - top)
                     planes[i] = 1.0
-                    planes[5 * PIXELS + i] = NEVER
+                    planes[4 * PIXELS + i] = NEVER
             x, y = np.float32(left + 0.5), np.float32(top + 0.5)
-            _blend_tile(pairs, starts[tile], starts[tile + 1], splats, x, y, planes)
+            _blend_tile(pairs, starts[tile], starts[tile + 1], splats, x, y, planes, touched)
             for i in range(PIXELS):
-                planes[i] += planes[4 * PIXELS + i]
+                planes[i] = abs(planes[i])
             finals[tile, :PIXELS] = planes[:PIXELS]
-            finals[tile, PIXELS:] = planes[5 * PIXELS :]
+            finals[tile, PIXELS:] = planes[4 * PIXELS :]
             for y in range(top, bottom):
                 for x in range(left, right):
                     i = _entry(x - left, y - top)
                     alpha[y, x] = np.float32(1.0) - planes[i]
                     for channel in range(3):
                         rgb[y, x, channel] = planes[(1 + channel) * PIXELS + i] + planes[i] * background[y, x, channel]
+
+
+@njit(cache=True)
+def _aligned(size):
+    """An empty float32 array [size] that starts on a cache line, so that no vector straddles two."""
+    array = np.empty(size + 16, np.float32)
+    start = (-array.ctypes.data // 4) % 16
+    return array[start : start + size]
 
 
 @njit(cache=True, inline="always")
@@ -487,7 +512,7 @@ def _entry(x, y):
 
 
 @njit(cache=True)
-def _blend_tile_backward(pairs, first, last, splats, left, top, planes, ends, records):
+def _blend_tile_backward(pairs, first, last, splats, left, top, planes, ends, touched, records):
     """Write the records of pairs[first:last], back to front, from planes [6 * PIXELS] and ends [16].
 
     The planes: transmittance and stop position as the forward pass left them; d loss / d R, G, B; and `behind`,
@@ -501,8 +526,8 @@ def _blend_tile_backward(pairs, first, last, splats, left, top, planes, ends, re
         opacity, red, green, blue = splats[g, OPACITY], splats[g, RED], splats[g, GREEN], splats[g, BLUE]
         dx0, dy0 = left - splats[g, MEAN_X], top - splats[g, MEAN_Y]
         blocks = lane_bits(load(ends, 0) > position)
-        if blocks:
-            blocks &= _touched_blocks(dx0, dy0, l11, l21, l22, splats[g, RIDGE_X], splats[g, RIDGE_Y], reach)
+        if blocks:  # else the forward pass may not have got here
+            blocks &= int(touched[i])
         zero = load(_LANE_X, 0) * 0.0
         v, vx, vy, vxx, vxy, vyy, vr, vg, vb = zero, zero, zero, zero, zero, zero, zero, zero, zero
         while blocks:
@@ -513,7 +538,7 @@ def _blend_tile_backward(pairs, first, last, splats, left, top, planes, ends, re
             t = _eighth_of_sigma(dx, dy, l11, l21, l22)
             blends = (t <= reach) & (load(planes, PIXELS + at) > position)
             raw = _exp_minus_8(t) * opacity
-            alpha = select(raw < MAX_ALPHA, raw, MAX_ALPHA)
+            alpha = minimum(raw, MAX_ALPHA)
             grow = select(blends, 1.0 / (1.0 - alpha), 1.0)
             after, behind = load(planes, at), load(planes, at + 5 * PIXELS)
             before = after * grow
@@ -536,11 +561,11 @@ def _blend_tile_backward(pairs, first, last, splats, left, top, planes, ends, re
 
 
 @njit(cache=True, parallel=True)
-def blend_backward(pairs, starts, splats, background, tiles_x, finals, grad_rgb, grad_alpha, records):
+def blend_backward(pairs, starts, splats, background, tiles_x, touched, finals, grad_rgb, grad_alpha, records):
     """Fill records [P * RECORD] (see `project_backward`) from grad_rgb [H, W, 3] and grad_alpha [H, W]."""
     height, width = grad_alpha.shape
     for stripe in prange(STRIPES):
-        planes, ends = np.empty(6 * PIXELS, np.float32), np.empty(16, np.float32)
+        planes, ends = _aligned(6 * PIXELS), np.empty(16, np.float32)
         for tile in range(stripe, len(starts) - 1, STRIPES):
             left, top = tile % tiles_x * TILE, tile // tiles_x * TILE
             planes[: 2 * PIXELS] = finals[tile]
@@ -557,4 +582,4 @@ def blend_backward(pairs, starts, splats, background, tiles_x, finals, grad_rgb,
                         shade += grad_rgb[y, x, channel] * background[y, x, channel]
                     planes[5 * PIXELS + i] = shade * planes[i]
             x, y = np.float32(left + 0.5), np.float32(top + 0.5)
-            _blend_tile_backward(pairs, starts[tile], starts[tile + 1], splats, x, y, planes, ends, records)
+            _blend_tile_backward(pairs, starts[tile], starts[tile + 1], splats, x, y, planes, ends, touched, records)

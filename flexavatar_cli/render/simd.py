@@ -54,14 +54,17 @@ def _floats(context: Any, builder: Any, value: Any, kind: Any) -> Any:
     return builder.shuffle_vector(single, single, ir.Constant(ir.VectorType(_INDEX, LANES), [0] * LANES))
 
 
+def _vectors(context: Any, builder: Any, signature: Any, args: Any) -> list:
+    return [_floats(context, builder, *pair) for pair in zip(args, signature.args, strict=True)]
+
+
 def _define(operation: Callable, result: Any, emit: Callable) -> None:
     """Teach Numba `operation(a, b)` where one operand is a vector, the other a vector or a number."""
 
     @intrinsic
     def call(typingctx, a, b):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            x, y = (_floats(context, builder, *pair) for pair in zip(args, signature.args, strict=True))
-            return emit(builder, x, y)
+            return emit(builder, *_vectors(context, builder, signature, args))
 
         return result(a, b), codegen
 
@@ -121,17 +124,40 @@ def _address(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     return builder.bitcast(builder.gep(data, [args[1]]), _FLOATS.as_pointer())
 
 
+def _call_llvm(builder: Any, name: str, vectors: list, flags: tuple[str, ...] = ()) -> Any:
+    kind = ir.FunctionType(_FLOATS, [_FLOATS] * len(vectors))
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{LANES}f32")
+    return builder.call(function, vectors, fastmath=flags)
+
+
 @intrinsic
 def fma(typingctx, a, b, c):  # type: ignore[no-untyped-def]
     """a * b + c, rounded once where the machine can."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        vectors = [_floats(context, builder, *pair) for pair in zip(args, signature.args, strict=True)]
-        kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
-        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
-        return builder.call(function, vectors)
+        return _call_llvm(builder, "fmuladd", _vectors(context, builder, signature, args))
 
     return Floats(a, b, c), codegen
+
+
+@intrinsic
+def minimum(typingctx, a, b):  # type: ignore[no-untyped-def]
+    """The smaller of a and b, neither of them NaN."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return _call_llvm(builder, "minnum", _vectors(context, builder, signature, args), ("nnan", "nsz"))
+
+    return Floats(a, b), codegen
+
+
+@intrinsic
+def maximum(typingctx, a, b):  # type: ignore[no-untyped-def]
+    """The larger of a and b, neither of them NaN."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return _call_llvm(builder, "maxnum", _vectors(context, builder, signature, args), ("nnan", "nsz"))
+
+    return Floats(a, b), codegen
 
 
 @intrinsic
@@ -143,6 +169,18 @@ def select(typingctx, mask, a, b):  # type: ignore[no-untyped-def]
         return builder.select(args[0], x, y)
 
     return Floats(mask, a, b), codegen
+
+
+@intrinsic
+def negative(typingctx, a):  # type: ignore[no-untyped-def]
+    """-|a|."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        integers = ir.VectorType(ir.IntType(32), LANES)
+        signs = ir.Constant(integers, [1 << 31] * LANES)
+        return builder.bitcast(builder.or_(builder.bitcast(args[0], integers), signs), _FLOATS)
+
+    return Floats(a), codegen
 
 
 @intrinsic
