@@ -11,6 +11,42 @@ import numpy as np
 import pytest
 
 
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Say how much was skipped and for want of what, so that a green run is not mistaken for a full one."""
+    reasons: dict[str, int] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reasons[reason.removeprefix("Skipped: ")] = reasons.get(reason.removeprefix("Skipped: "), 0) + 1
+    terminalreporter.write_line(f"skipped: {sum(reasons.values())}")
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"  {count} x {reason}")
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The project's optional test material, $FLEXAVATAR_SHARED or `shared` beside the checkout; skips without it."""
+    folder = Path(os.environ.get("FLEXAVATAR_SHARED") or Path(__file__).resolve().parents[2] / "shared")
+    if not (folder / "samples").is_dir():
+        pytest.skip("shared material")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def portrait() -> Path:
+    """A real portrait that every installation has."""
+    from flexavatar_cli.media.samples import sample_portrait
+
+    return sample_portrait()
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    """A smooth colourful picture [48, 64, 3] float32 whose four corners differ, in steps of 1/255."""
+    y, x = np.mgrid[0:48, 0:64].astype(np.float32)
+    rgb = np.stack([x / 63, y / 47, 0.5 + 0.5 * np.cos(x / 9) * np.cos(y / 7)], -1)
+    return (np.round(rgb * 255) / 255).astype(np.float32)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder whose network has open-1's parts at a width for tests: random, but sane where untrained is."""

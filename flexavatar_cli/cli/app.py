@@ -99,7 +99,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         message = error.format_message()  # empty where the help was printed instead
         return complain(f"{message} (see `flexavatar --help`)", error.exit_code) if message else error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return complain("interrupted", 130)
+        code = 130
     except BrokenPipeError:  # the reader of stdout left, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -107,6 +107,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if error.strerror is None:
             raise
         return complain(f"{error.filename or 'file'}: {error.strerror}", InputError.exit_code)
+    if code == 130:  # what typer makes of Ctrl-C
+        return complain("interrupted", 130)
     return code if isinstance(code, int) else 0
 
 

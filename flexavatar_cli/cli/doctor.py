@@ -125,7 +125,7 @@ def weights(card: Path, needed: bool) -> Finding:
 
     try:
         content = yaml.safe_load(card.read_text())
-        entry = content["weights"] if "weights" in content else content
+        entry = content.get("weights", content)
         path, stated = card.with_name(entry["file"]), entry.get("sha256", "")
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
         return Finding(card.parent.name, False, f"{card} is damaged", needed, CLONE_AGAIN)

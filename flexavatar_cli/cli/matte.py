@@ -18,23 +18,14 @@ def matte(source: Path, output: Output = None, matte: Matting = MatteOptions.net
     from flexavatar_cli.cli.console import progress, report
     from flexavatar_cli.cli.outputs import output_path
     from flexavatar_cli.media.frames import open_frames
-    from flexavatar_cli.media.images import resize
-    from flexavatar_cli.media.video import write_video
     from flexavatar_cli.stages import matting
+    from flexavatar_cli.stages.shots import write_matte
 
     frames = open_frames(source)
     target = output_path(output, source, ".matte.png" if frames.kind == "photo" else ".matte", overwrite)
     options = MatteOptions(net=matte)
     own = matting.has_own_matte(frames, options)
-    net = None if own else matting.open_net(matte)
+    net = "the picture's own transparency" if own else matting.open_net(matte).name
     with progress("Matting", len(frames)) as on_step:
-        alphas = matting.matte(frames, options, on_step, net)
-        written = write_video(target, (resize(alpha, frames.source_size) for alpha in alphas), frames.fps)
-    report(
-        {
-            "matte": written,
-            "frames": len(frames),
-            "size": list(frames.source_size),
-            "net": "the picture's own transparency" if net is None else net.name,
-        }
-    )
+        written = write_matte(source, target, options, on_step)
+    report({"matte": written, "frames": len(frames), "size": list(frames.source_size), "net": net})

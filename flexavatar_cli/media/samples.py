@@ -15,3 +15,7 @@ def sample_portrait() -> Path:
     if not path.is_file():
         raise InputError(f"{path}: this matplotlib comes without its sample portrait; give a photo of your own")
     return path
+
+
+if __name__ == "__main__":
+    print(sample_portrait())

@@ -1,5 +1,6 @@
 """Matting: how much of each pixel is the person. A photo is a video of one frame."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ class Net:
     coarse: bool  # a segmentation, whose edges want refinement; a true matte does not
 
 
+@functools.cache
 def open_net(choice: str = MatteOptions.net) -> Net:
     """The net for `auto`, `selfie`, `modnet` or the path of an ONNX file of MODNet's contract. Raises WeightsError."""
     shipped = models_dir() / "modnet" / "modnet.onnx"

@@ -1,0 +1,37 @@
+# make setup && make demo: from a fresh clone to a first avatar, on a CPU.
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.installed
+export GOMP_SPINCOUNT ?= 0
+
+.PHONY: setup demo lint test check golden bench head-model
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	touch $@
+
+demo: setup
+	mkdir -p demo
+	$(BIN)/flexavatar create "$$($(BIN)/python -m flexavatar_cli.media.samples)" -o demo/grace_hopper.avatar --overwrite
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: setup
+	$(BIN)/python -m pytest -q
+
+check: lint test
+
+golden: setup
+	FLEXAVATAR_GOLDEN=write $(BIN)/python -m pytest -q -k golden
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+head-model: setup
+	$(BIN)/python -m flexavatar_cli.training.head_model

@@ -1,0 +1,167 @@
+import cv2
+import numpy as np
+import pytest
+
+from flexavatar_cli.core.errors import InputError, WeightsError
+from flexavatar_cli.core.options import MatteOptions
+from flexavatar_cli.media.frames import open_frames
+from flexavatar_cli.media.images import read_photo, resize, write_png
+from flexavatar_cli.media.video import write_video
+from flexavatar_cli.stages import matting
+from flexavatar_cli.stages.matting import guided_filter, matte, modnet, modnet_size, open_net, solve_symmetric, whole
+
+
+def make_net(path, inputs=("n", 3, "h", "w"), channels=1, fixed=None):
+    """An ONNX net whose alpha is the mean of the colours, mapped from -1..1 to 0..1."""
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    shape = list(inputs)
+    nodes = [
+        helper.make_node("ReduceMean", ["input"], ["mean"], axes=[1], keepdims=1),
+        helper.make_node("Mul", ["mean", "half"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "half"], ["one"]),
+        helper.make_node("Concat", ["one"] * channels, ["output"], axis=1),
+    ]
+    half = helper.make_tensor("half", kind, [1], [0.5])
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("input", kind, shape)],
+        [helper.make_tensor_value_info("output", kind, [shape[0], channels, *shape[2:]])],
+        [half],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
+    return path
+
+
+def test_any_net_of_modnets_contract_runs(tmp_path):
+    net = modnet(make_net(tmp_path / "tiny.onnx"))
+    rgb = np.zeros((50, 70, 3), np.float32)
+    rgb[10:40, 20:50] = 1
+    alpha = matting.matte_picture(rgb, net)
+    assert alpha.shape == (50, 70)
+    assert alpha[15:35, 25:45].min() > 0.99
+    assert alpha[:8].max() < 0.01
+    assert net.digest == modnet(tmp_path / "tiny.onnx").digest
+
+
+def test_modnet_of_a_fixed_size(tmp_path):
+    net = modnet(make_net(tmp_path / "tiny.onnx", (1, 3, 64, 96)))
+    assert net.probability(np.ones((50, 70, 3), np.float32)).shape == (50, 70)
+
+
+@pytest.mark.parametrize(("inputs", "channels"), [((1, 4, "h", "w"), 1), ((1, 3, "h", "w"), 2), ((1, "h", "w", 3), 1)])
+def test_another_contract_is_one_line(tmp_path, inputs, channels):
+    with pytest.raises(WeightsError, match="not MODNet's contract") as caught:
+        modnet(make_net(tmp_path / "tiny.onnx", inputs, channels))
+    assert "\n" not in str(caught.value)
+
+
+def test_no_net_and_broken_nets(tmp_path):
+    (tmp_path / "broken.onnx").write_bytes(b"no net at all")
+    for choice, words in (
+        (tmp_path / "broken.onnx", "cannot|loaded"),
+        (tmp_path / "no.onnx", "no such"),
+        ("x", "unknown"),
+    ):
+        with pytest.raises(WeightsError, match=words):
+            open_net(str(choice))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((1024, 2048), (512, 1024)), ((300, 400), (512, 672)), ((512, 512), (512, 512))]
+)
+def test_modnet_is_run_at_its_authors_sizes(size, expected):
+    assert modnet_size(*size) == expected
+
+
+def test_guided_filter_follows_the_edge_of_the_picture():
+    guide = np.zeros((40, 40, 3), np.float32)
+    guide[:, 20:] = (0.8, 0.4, 0.1)
+    coarse = cv2.GaussianBlur((guide[..., 0] > 0).astype(np.float32), (0, 0), 3)
+    sharp = guided_filter(guide, np.roll(coarse, 2, axis=1), 6, 1e-4)[:, 8:-8]
+    step = np.abs(np.diff(sharp, axis=1))
+    assert (step.argmax(1) == 20 - 1 - 8).all()
+    assert step.max(1).min() > 3 * np.abs(np.diff(coarse, axis=1)).max()
+    np.testing.assert_allclose(guided_filter(guide, np.full((40, 40), 0.3, np.float32), 6, 1e-4), 0.3, atol=1e-4)
+
+
+def test_symmetric_systems_are_solved():
+    rng = np.random.default_rng(0)
+    root = rng.standard_normal((50, 3, 3))
+    matrix, right = root @ root.transpose(0, 2, 1) + 0.1 * np.eye(3), rng.standard_normal((50, 3))
+    square = matrix[:, [0, 1, 2], [0, 1, 2]]
+    across = matrix[:, [0, 1, 2], [1, 2, 0]]
+    expected = np.linalg.solve(matrix, right[..., None])[..., 0]
+    np.testing.assert_allclose(solve_symmetric(square, across, right), expected, rtol=1e-6)
+
+
+def test_one_figure_without_small_holes():
+    alpha = np.zeros((100, 100), np.float32)
+    alpha[20:90, 20:80] = 1
+    alpha[50:54, 50:54] = 0  # a hole
+    alpha[70:90, 30:60] = 0  # an opening as between arm and body
+    alpha[69, 30] = 0.4
+    alpha[2:6, 2:6] = 1  # a stranger
+    result = whole(alpha)
+    assert result[52, 52] == 1
+    assert result[80, 40] == 0
+    assert result[:10, :10].max() == 0
+    assert result[69, 30] == np.float32(0.4)
+
+
+def test_portrait_is_found_and_the_same_every_time(portrait, tmp_path, capfd):
+    small = write_png(tmp_path / "a.png", resize(read_photo(portrait).rgb, (256, 300)))
+    (alpha,) = matte(open_frames(small), MatteOptions("selfie"))
+    assert alpha.shape == (300, 256)
+    assert alpha[100:160, 110:160].min() == 1  # face
+    assert alpha[:20, -60:].max() == 0  # sky
+    assert alpha[-10:, 100:200].min() == 1  # chest
+    assert 0 < (np.abs(alpha - 0.5) < 0.45).mean() < 0.1  # soft, and only at the edge
+    np.testing.assert_array_equal(np.round(alpha * 255) / 255, alpha.astype(np.float64).round(9).astype(np.float32))
+    matting.open_net.cache_clear()
+    (again,) = matte(open_frames(small), MatteOptions("selfie"))
+    np.testing.assert_array_equal(again, alpha)
+    assert capfd.readouterr().err == ""  # mediapipe's own talk stays inside
+
+
+def test_neighbours_calm_a_flicker(tmp_path):
+    rng = np.random.default_rng(0)
+    base = np.zeros((32, 32), np.float32)
+    base[8:24, 8:24] = 1
+
+    def flicker(rgb):
+        return np.clip(base + 0.4 * (rgb[..., 0] - 0.5), 0, 1)
+
+    net = matting.Net("flicker", "0", flicker, coarse=False)
+    shots = [np.full((32, 32, 3), value, np.float32) for value in rng.random(9)]
+    frames = open_frames(write_video(tmp_path / "a", shots, 25))
+    smooth = np.stack(list(matte(frames, MatteOptions("selfie"), net=net)))
+    single = np.stack([matting.matte_picture(rgb, net) for rgb in frames])
+    assert len(smooth) == 9
+    assert np.abs(np.diff(smooth, axis=0)).mean() < 0.75 * np.abs(np.diff(single, axis=0)).mean()
+
+
+def test_own_transparency_is_the_matte(tmp_path, picture):
+    clear = np.dstack([picture, picture[..., 0]])
+    frames = open_frames(write_png(tmp_path / "a.png", clear))
+    for choice in ("auto", "alpha"):
+        (alpha,) = matte(frames, MatteOptions(choice))
+        np.testing.assert_allclose(alpha, picture[..., 0], atol=1e-6)
+    with pytest.raises(InputError, match="no transparency"):
+        list(matte(open_frames(write_png(tmp_path / "b.png", picture)), MatteOptions("alpha")))
+
+
+def test_a_wall_is_no_person(tmp_path):
+    wall = write_png(tmp_path / "wall.png", np.full((64, 64, 3), 0.5, np.float32))
+    with pytest.raises(InputError, match="no person found in frame 0"):
+        list(matte(open_frames(wall), MatteOptions("selfie")))
+
+
+@pytest.mark.parametrize("name", ["portrait_epps_nasa.jpg", "portrait_bluford_nasa.jpg", "portrait_ride_nasa.jpg"])
+def test_sample_portraits_have_whole_heads(shared_dir, name):
+    frames = open_frames(shared_dir / "samples" / name)
+    (alpha,) = matte(frames, MatteOptions("selfie"))
+    height, width = alpha.shape
+    assert alpha[int(0.3 * height) : int(0.5 * height), int(0.45 * width) : int(0.6 * width)].min() == 1
+    assert 0.3 < alpha.mean() < 0.75
