@@ -1,8 +1,8 @@
 """Points, frames, rotations and stretch of the head's surface at texels; differentiable in the vertices.
 
-    positions = surface(grid, vertices)                          # [..., N, 3]
-    frame = frames(head, grid, vertices)                         # tangent, bitangent, normal, each [..., N, 3]
-    motion = deformation(head, grid, neutral, vertices)          # rotation [..., N, 3, 3], stretch [..., N, 2]
+positions = surface(grid, vertices)                          # [..., N, 3]
+frame = frames(head, grid, vertices)                         # tangent, bitangent, normal, each [..., N, 3]
+motion = deformation(head, grid, neutral, vertices)          # rotation [..., N, 3, 3], stretch [..., N, 2]
 """
 
 import warnings

@@ -1,6 +1,7 @@
 """`python -m flexavatar_cli.training.head_model DATA_DIR RECIPE_NPZ -o models/open-head`."""
 
 import argparse
+import logging
 from pathlib import Path
 
 from flexavatar_cli.training.head_model.build import build
@@ -13,6 +14,7 @@ def main() -> None:
     parser.add_argument("embedding", type=Path, help="mediapipe478_on_ict.npz")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the head model")
     arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO)
     build(arguments.data, arguments.embedding, arguments.output)
 
 

@@ -138,4 +138,3 @@ def _mean_value_weights(faces: np.ndarray, position: np.ndarray) -> sparse.csr_m
     size = len(position)
     flat = np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))
     return sparse.csr_matrix(flat, shape=(size, size))
-

@@ -1,5 +1,6 @@
 """The head model from its sources."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +9,28 @@ import torch
 from flexavatar_cli.core.expression import INDEX
 from flexavatar_cli.heads.files import save_head
 from flexavatar_cli.heads.head_model import PART_NAMES, HeadModel
+from flexavatar_cli.heads.surface import surface
 from flexavatar_cli.training.head_model import ict
 from flexavatar_cli.training.head_model.atlas import BOXES, atlas_uv
 from flexavatar_cli.training.head_model.bust import with_bust
 from flexavatar_cli.training.head_model.closest import closest_points
 from flexavatar_cli.training.head_model.decimate import decimate
-from flexavatar_cli.training.head_model.identities import principal_components, sample_ict, visible_weight
+from flexavatar_cli.training.head_model.expressions import lips_together, tongue_out, with_closing_lids
+from flexavatar_cli.training.head_model.identities import (
+    IdentityModel,
+    principal_components,
+    sample_ict,
+    visible_weight,
+)
+from flexavatar_cli.training.head_model.makehuman import read_makehuman
+from flexavatar_cli.training.head_model.register import Registration, rigid, still_vertices, vertices_of
+
+log = logging.getLogger(__name__)
 
 VERTICES = 9400
-SAMPLES = 800
+ICT_SAMPLES, MAKEHUMAN_SAMPLES, HELD_OUT = 700, 350, 40
+LICENCE = "Apache-2.0; sources and their attributions in NOTICE"
+ORIGIN = "trained on random heads of ICT-FaceKit (MIT) and MakeHuman (CC0); see CARD.md"
 # Besides the mean head, no triangle may flip in these.
 POSES = (
     ("eyeBlinkLeft", "eyeBlinkRight"), ("jawOpen",), ("mouthSmileLeft", "mouthSmileRight"), ("mouthPucker",),
@@ -37,11 +51,79 @@ def build(data: Path, embedding: Path, output: Path) -> HeadModel:
     poses = [detailed.mean]
     poses += [detailed.mean + sum(detailed.expression[INDEX[name]] for name in names) for names in POSES]
     source, uv = decimate(detailed, atlas, VERTICES, np.stack(poses))
-    heads = sample_ict(source, SAMPLES, generator)
-    identity = principal_components(heads, visible_weight(source))
-    head = assemble(source, identity.mean, identity.basis, source.expression, uv, embedding, raw)
-    notes: dict[str, object] = {"licence": "Apache-2.0, see NOTICE", "origin": "built from ICT-FaceKit (MIT)"}
-    return save_head(head, output, notes)
+    log.info("%d vertices, %d triangles", len(source.mean), len(source.wedges))
+    face, bary, _, used = points = landmarks(embedding, source, raw)
+    registration = Registration(source, read_makehuman(data), (face, bary, used))
+    identity, held_out = identities(source, registration, generator)
+    expression = with_closing_lids(source, source.expression)
+    expression[INDEX["tongueOut"]] = tongue_out(registration)
+    template = identity.mean + lips_together(source)
+    head = assemble(source, template, identity.basis, expression, uv, points, raw)
+    measured = quality(detailed, source, registration, identity, held_out, generator)
+    log.info("%s", measured)
+    return save_head(head, output, {"licence": LICENCE, "origin": ORIGIN, "measured": measured})
+
+
+def identities(
+    source: ict.SourceHead, registration: Registration, generator: np.random.Generator
+) -> tuple[IdentityModel, dict[str, np.ndarray]]:
+    """The identity model of both sources, and held-out heads [n, V, 3] of each.
+
+    MakeHuman's average differs from the ICT mean partly by style; half of that offset is taken out of its heads.
+    """
+    human = registration.human
+    people = [registration.person(human.sample(generator)) for _ in range(MAKEHUMAN_SAMPLES + HELD_OUT)]
+    makehuman = np.stack(people)
+    makehuman -= 0.5 * (makehuman.mean(0) - source.mean)
+    scans = in_place(source, sample_ict(source, ICT_SAMPLES + HELD_OUT, generator))
+    training = np.concatenate([scans[HELD_OUT:], makehuman[HELD_OUT:]])
+    model = principal_components(training, visible_weight(source))
+    return model, {"ict": scans[:HELD_OUT], "makehuman": makehuman[:HELD_OUT]}
+
+
+def in_place(source: ict.SourceHead, heads: np.ndarray) -> np.ndarray:
+    """Heads [n, V, 3] moved rigidly onto the mean head's upper face and skull."""
+    still = still_vertices(source)
+    result = np.empty_like(heads)
+    for index, head in enumerate(heads):
+        rotation, shift = rigid(head[still], source.mean[still])
+        result[index] = head @ rotation.T + shift
+    return result
+
+
+def quality(
+    detailed: ict.SourceHead,
+    source: ict.SourceHead,
+    registration: Registration,
+    identity: IdentityModel,
+    held_out: dict[str, np.ndarray],
+    generator: np.random.Generator,
+) -> dict[str, object]:
+    """Registration errors and residuals of held-out heads, mean over visible skin, in millimetres."""
+    human = registration.human
+    skin = np.unique(detailed.faces[detailed.in_chart("face", "back")])
+    coefficients = generator.standard_normal((5, len(detailed.identity)))
+    scans = detailed.mean + np.tensordot(coefficients, detailed.identity, 1)
+    kept = source.mean + np.tensordot(coefficients, source.identity, 1)
+    own = source.in_chart("face", "back")
+    topology = [closest_points(k[source.faces], s[skin], own)[2].mean() for k, s in zip(kept, scans, strict=True)]
+    registered = [registration.error(human.sample(generator)) for _ in range(10)]
+    visible = identity.weight * vertices_of(source, ("face", "back"))
+    residual = {}
+    for name, heads in held_out.items():
+        rebuilt = identity.rebuild(identity.coefficients(heads))
+        distance = np.linalg.norm(rebuilt - heads, axis=-1)
+        from_mean = np.linalg.norm(heads - identity.mean, axis=-1)
+        residual[name] = [
+            round(float((d * visible).sum(1).mean() / visible.sum() * 1000), 2) for d in (distance, from_mean)
+        ]
+    return {
+        "unit": "mm, mean over face and scalp",
+        "ict_surface_to_ours": round(float(np.mean(topology)) * 1000, 3),
+        "makehuman_skin_to_ours": round(float(np.mean(registered)) * 1000, 3),
+        "held_out_residual_and_distance_from_mean": residual,
+        "variance_explained": round(float(identity.explained[-1]), 4),
+    }
 
 
 def assemble(
@@ -50,12 +132,12 @@ def assemble(
     identity: np.ndarray,  # [K, V, 3]
     expression: np.ndarray,  # [52, V, 3]
     uv: np.ndarray,  # [W, 2]
-    embedding: Path,
+    points: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],  # as landmarks() gives them
     raw: ict.IctFile,
 ) -> HeadModel:
     """The protocol's arrays. Everything that depends on places is found on the ICT mean head, which `source` carries."""
     faces = source.faces
-    landmark_face, landmark_bary, sigma, usable = landmarks(embedding, source, raw)
+    landmark_face, landmark_bary, sigma, usable = points
     eyes = np.stack([source.vertex_part == raw.part_names.index(f"eyeball_{side}") for side in "lr"])
     moved = [template[eye].mean(0) - source.mean[eye].mean(0) for eye in eyes]
     joints = {
@@ -130,3 +212,31 @@ def ict_texel_source(data: Path, head: HeadModel, resolution: int) -> dict[str, 
     tile = np.where(face >= 0, detailed.tile[wedges[:, 0]], -1)
     uv = np.einsum("nk,nkc->nc", bary, detailed.tile_uv[wedges])
     return {"tile": tile, "uv": uv, "face": face, "bary": bary}
+
+
+def ict_identities(data: Path, head: HeadModel, coefficients: np.ndarray, resolution: int = 64) -> np.ndarray:
+    """Our identity coefficients [n, K] of ICT identities [n, 100]: least squares on face and scalp texels, with a ridge.
+
+    The ICT heads are first moved rigidly onto our template, which is where our identities live.
+    """
+    _, raw = ict.read_ict(data)
+    texels = ict_texel_source(data, head, resolution)
+    grid = head.texels(resolution)
+    visible = np.isin(grid.part.numpy(), [head.part_names.index("face"), head.part_names.index("scalp")])
+    visible &= texels["face"] >= 0
+    corners = raw.faces[texels["face"][visible]]
+    shapes = ict.ict_shapes(data)
+    bary = texels["bary"][visible]
+    points = np.einsum("nk,nkc->nc", bary, raw.mean[corners])
+    moved = np.einsum("nk,inkc->inc", bary, shapes[:, corners])
+    own = surface(grid, head.template).numpy()[visible]
+    basis = surface(grid, head.identity_basis).numpy()[:, visible].astype(np.float64)
+    columns = basis.reshape(len(basis), -1).T * 1000  # millimetres
+    gram = columns.T @ columns / len(own) + 0.02 * np.eye(len(basis))
+    result = np.zeros((len(coefficients), len(basis)))
+    for index, weights in enumerate(coefficients):
+        wanted = points + np.tensordot(weights, moved, 1)
+        rotation, shift = rigid(wanted, own)
+        value = ((wanted @ rotation.T + shift) - own).reshape(-1) * 1000
+        result[index] = np.linalg.solve(gram, columns.T @ value / len(own))
+    return result

@@ -108,6 +108,12 @@ def read_ict(data: Path) -> tuple[SourceHead, IctFile]:
     return head.compact(name != ""), raw
 
 
+def ict_shapes(data: Path) -> np.ndarray:
+    """Identity shapes [100, V, 3] metres on all vertices of `data/ict_head.npz`."""
+    with np.load(data / "ict_head.npz") as archive:
+        return archive["id_basis"].astype(np.float32) * np.float32(CENTIMETRE)
+
+
 def _arkit(basis: np.ndarray, names: list[str]) -> np.ndarray:
     """[52, V, 3] metres in ARKit order; split shapes summed, unknown ones (tongueOut) zero."""
     result = np.zeros((len(ARKIT_NAMES), *basis.shape[1:]), np.float32)

@@ -18,7 +18,7 @@ class IdentityModel:
 
     mean: np.ndarray  # [V, 3] metres
     basis: np.ndarray  # [K, V, 3]
-    deviation: np.ndarray  # [K] share of the visible variance explained up to each component
+    explained: np.ndarray  # [K] share of the visible variance explained up to each component
     weight: np.ndarray  # [V] metric of the components
 
     def coefficients(self, heads: np.ndarray) -> np.ndarray:
