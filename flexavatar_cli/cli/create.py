@@ -101,7 +101,7 @@ def deliver(made: Any, avatar: Path, video: Path | None, page: Path | None, job:
         result["quality"] = numbers
         if page is not None:
             result["sheet"] = write_image(page, picture)
-    return result | {"made": list(job.work.made), "reused": list(job.work.reused)}
+    return result | {"made": job.work.made, "reused": job.work.reused, "seconds": job.work.seconds}
 
 
 def register(app: typer.Typer) -> None:

@@ -63,7 +63,7 @@ def fit(
         if hold_out:
             with progress("Measuring") as on_step:
                 result |= held_out_psnr(made.fitted, shots, hold_out, instruments, on_step)
-        result |= {"made": folder.made, "reused": folder.reused}
+        result |= {"made": folder.made, "reused": folder.reused, "seconds": folder.seconds}
     report(result)
 
 

@@ -1,6 +1,7 @@
 """A contact sheet of one avatar and the numbers that go with it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from flexavatar_cli.stages.trajectories import turn
 
 AZIMUTHS = 12
 HIDDEN = (90, 135, 180, 225, 270)  # degrees that a frontal photo does not show
-TILE = 256  # pixels of the sheet
+WIDTH = 1920  # pixels of the sheet; each row fills it
 
 EXPRESSIONS: dict[str, dict[str, float]] = {
     "blink": {"eyeBlinkLeft": 1, "eyeBlinkRight": 1},
@@ -61,19 +62,14 @@ def examine(
     numbers["holes"] = [holes(alpha) for _, alpha in turned]
     acted = {name: act(after, weights, tick) for name, weights in EXPRESSIONS.items()}
     numbers["expression_holes"] = {name: holes(alpha) for name, (_, alpha) in acted.items()}
-    rows = [
-        [view.rgb, view.matte, overlay(shot, view, instruments), *fronts],
-        [rgb for rgb, _ in turned[: AZIMUTHS // 2]],
-        [rgb for rgb, _ in turned[AZIMUTHS // 2 :]],
-        [rgb for rgb, _ in acted.values()],
-    ]
-    labels = [
-        f"input, matte, overlay, before ({numbers['psnr_before']:.1f} dB), after ({numbers['psnr_after']:.1f} dB)",
-        "azimuth 0 to 150 degrees",
-        "azimuth 180 to 330 degrees",
-        ", ".join(EXPRESSIONS),
-    ]
-    return numbers, sheet(rows, labels, TILE)
+    change = f"before fitting ({numbers['psnr_before']:.1f} dB), after ({numbers['psnr_after']:.1f} dB)"
+    rows = {
+        f"input, matte, overlay, {change}": [view.rgb, view.matte, overlay(shot, view, instruments), *fronts],
+        "azimuth 0 to 150 degrees": [rgb for rgb, _ in turned[: AZIMUTHS // 2]],
+        "azimuth 180 to 330 degrees": [rgb for rgb, _ in turned[AZIMUTHS // 2 :]],
+        ", ".join(EXPRESSIONS): [rgb for rgb, _ in acted.values()],
+    }
+    return numbers, np.concatenate([sheet([row], [label], WIDTH // len(row)) for label, row in rows.items()])
 
 
 def likeness(
@@ -94,14 +90,19 @@ def likeness(
 def hidden_views(before: Puppet, after: Puppet, tick: Callable[[], None]) -> dict[str, Any]:
     """What fitting did to the views that the photo does not show: agreement in dB, colour noise before and after."""
     cameras = turn(np.radians(HIDDEN), 512)
-    agree, noise_before, noise_after = {}, {}, {}
+    agree, whole, noise_before, noise_after = {}, {}, {}, {}
     for number, azimuth in enumerate(HIDDEN):
         one, other = (shown(figure, figure.neutral, cameras[number]) for figure in (before, after))
-        agree[str(azimuth)] = agreement(one, other)
+        agree[str(azimuth)], whole[str(azimuth)] = agreement(one, other), psnr(one[0], other[0])
         noise_before[str(azimuth)], noise_after[str(azimuth)] = colour_noise(*one), colour_noise(*other)
         tick()
         tick()
-    return {"hidden_view_psnr": agree, "colour_noise_before": noise_before, "colour_noise_after": noise_after}
+    return {
+        "hidden_view_psnr": agree,  # over the head alone
+        "hidden_view_psnr_picture": whole,  # with its white surroundings
+        "colour_noise_before": noise_before,
+        "colour_noise_after": noise_after,
+    }
 
 
 def around(figure: Puppet, tick: Callable[[], None]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -130,20 +131,9 @@ def act(figure: Puppet, weights: dict[str, float], tick: Callable[[], None]) -> 
 def overlay(shot: Shot, view: View, instruments: Instruments) -> np.ndarray:
     """The tracked mesh over the input crop [S, S, 3]."""
     track = shot.track[np.array([view.number])]
-    (picture,) = overlays([next(iter(shot.frames.read([view.number])))], track, instruments.head)
-    scale = picture.shape[1] / shot.frames.width
-    left, top = (float(edge) for edge in crop_corner(shot, view))
-    side = view.camera.width / crop_scale(shot, view)
-    rows = slice(max(0, round(top * scale)), max(1, round((top + side) * scale)))
-    columns = slice(max(0, round(left * scale)), max(1, round((left + side) * scale)))
-    return picture[rows, columns]
-
-
-def crop_scale(shot: Shot, view: View) -> float:
-    """Crop pixels per source pixel."""
-    return float(view.camera.intrinsics[0, 0, 0] / shot.track.intrinsics[view.number, 0, 0])
-
-
-def crop_corner(shot: Shot, view: View) -> np.ndarray:  # [2] x, y
-    """The crop's top left corner in source pixels."""
-    return shot.track.intrinsics[view.number, :2, 2] - view.camera.intrinsics[0, :2, 2] / crop_scale(shot, view)
+    ours, theirs = view.camera.intrinsics, track.intrinsics
+    scale = ours[0, 0, 0] / theirs[0, 0, 0]  # crop pixels per source pixel
+    corner = theirs[0, :2, 2] - ours[0, :2, 2] / scale
+    size = np.array([view.camera.width, view.camera.height])
+    moved = replace(track, intrinsics=ours, size=size, landmarks=(track.landmarks - corner) * scale)
+    return next(overlays([view.rgb], moved, instruments.head))

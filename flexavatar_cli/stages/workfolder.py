@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,6 +24,7 @@ class WorkFolder:
 
     folder: Path
     made: list[str] = field(default_factory=list)  # names of steps that ran
+    seconds: dict[str, float] = field(default_factory=dict)  # wall time of each step that ran
     reused: list[str] = field(default_factory=list)  # names of steps found done
 
     def step(
@@ -51,12 +53,14 @@ class WorkFolder:
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be written ({error.strerror})") from error
         note.unlink(missing_ok=True)
+        start = time.monotonic()
         with replacing(target) as temporary:
             make(temporary)
         with replacing(note) as temporary:
             content = {**recipe, "key": key, "sha256": digest_file(target)}
             temporary.write_text(json.dumps(content, indent=1, sort_keys=True))
         self.made.append(name)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
         return target
 
 

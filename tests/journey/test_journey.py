@@ -109,7 +109,7 @@ def test_json_says_what_was_used_and_how_good_it_is(journey, tiny_model, photo, 
     assert set(quality["hidden_view_psnr"]) == {"90", "135", "180", "225", "270"}
     assert len(quality["holes"]) == 12
     assert 0 < quality["silhouette_iou_before"] <= 1
-    assert Image.open("sheet.png").size[0] == 8 * 256
+    assert Image.open("sheet.png").size[0] == 1920
 
 
 def test_a_film_follows_its_driver(journey, tiny_model, photo, capsys):
