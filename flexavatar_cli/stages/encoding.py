@@ -1,0 +1,107 @@
+"""A tracked photo to an avatar code in one forward pass."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from flexavatar_cli.core.avatar import Avatar
+from flexavatar_cli.core.camera import Camera
+from flexavatar_cli.core.errors import InputError, UsageError, WeightsError
+from flexavatar_cli.core.files import digest_file
+from flexavatar_cli.core.options import EncodeOptions
+from flexavatar_cli.core.track import Track
+from flexavatar_cli.heads import HeadModel
+from flexavatar_cli.media.images import encode_png
+from flexavatar_cli.model import plucker_map
+from flexavatar_cli.stages.instruments import Instruments
+from flexavatar_cli.stages.observation import Observation, crop_observation, examine
+from flexavatar_cli.stages.shots import Shot
+from flexavatar_cli.stages.uv_prior import UVPrior, uv_features, uv_prior
+
+THUMBNAIL = 256
+MEAN_COLOR = "mean_color.png"  # beside model.yaml: the mean head's texture, on our atlas
+
+
+def best_frame(track: Track) -> int:
+    """The frame to encode: confident, frontal, eyes open, mouth at rest. Raises InputError if no frame shows a face."""
+    if not (track.confidence > 0).any():
+        raise InputError("no frame shows a face; nothing to encode")
+    names = {name: at for at, name in enumerate(track.expression_names)}
+    code = track.expression_code
+    away = np.degrees(np.abs(code[:, [names["headYaw"], names["headPitch"]]])).sum(1) / 30
+    blink = code[:, [names["eyeBlinkLeft"], names["eyeBlinkRight"]]].max(1)
+    score = track.confidence - away - blink - 0.5 * code[:, names["jawOpen"]]
+    return int(np.where(track.confidence > 0, score, -np.inf).argmax())
+
+
+def load_prior(instruments: Instruments) -> UVPrior:
+    """The closed-form UV prior of the instruments. Raises WeightsError if the model's mean texture is missing."""
+    return prior_from(instruments.head, instruments.model.resolution, instruments.folder / MEAN_COLOR)
+
+
+def prior_from(head: HeadModel, resolution: int, path: Path) -> UVPrior:
+    """The prior with the mean texture of picture `path` (RGB, R x R)."""
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise WeightsError(f"{path}: the mean texture of the model is missing")
+    rgb = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    if rgb.shape[:2] != (resolution, resolution):
+        rgb = cv2.resize(rgb, (resolution, resolution), interpolation=cv2.INTER_AREA)
+    grid = head.texels(resolution)
+    mean = torch.from_numpy(rgb.reshape(-1, 3).astype(np.float32) / 255)[grid.index.cpu()]
+    return uv_prior(head, resolution, mean)
+
+
+def encode(shot: Shot, instruments: Instruments, options: EncodeOptions = EncodeOptions()) -> Avatar:
+    """The avatar of a shot's most telling frame: observed in UV, completed in closed form, encoded. No fitting.
+
+    Raises UsageError if the model is not one that is encoded on the open head.
+    """
+    model, track = instruments.model, shot.track
+    if model.config.anchor != "rigged":
+        raise UsageError(f"--model {model.card.name}: encoding needs the rigged anchor of open-1")
+    frame = best_frame(track)
+    ((rgb, alpha),) = shot.read([frame])
+    seen = crop_observation(rgb, alpha, track, frame)
+    code = encode_observation(seen, load_prior(instruments), instruments)
+    thumbnail = cv2.resize(seen.image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    return Avatar(
+        avatar_code=code,
+        identity=np.asarray(track.identity, np.float32),
+        model=model.card.name,
+        model_digest=model.digest,
+        head_model=instruments.head.name,
+        head_digest=instruments.head.digest,
+        expression_names=track.expression_names,
+        bias_sink=options.bias_sink,
+        camera=seen.camera,
+        thumbnail=encode_png(thumbnail),
+        provenance={
+            "inputs": {path.name: digest_file(path) for path in shot.files[:1]},
+            "frame": frame,
+            "encode": asdict(options),
+        },
+    )
+
+
+def encode_observation(seen: Observation, prior: UVPrior, instruments: Instruments) -> np.ndarray:  # [L, D] float32
+    """The avatar code of one observation."""
+    model, device = instruments.model, instruments.device
+    size = model.config.trunk.image_size
+    small = cv2.resize(seen.image, (size, size), interpolation=cv2.INTER_AREA)
+    found = examine(seen, instruments.head, model.resolution)
+    with torch.inference_mode():
+        features = uv_features(prior, found.color[None], found.seen[None], found.facing[None], found.displacement[None])
+        image = torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255
+        rays = plucker_map(*camera_tensors(seen.camera), size, size)
+        code = model.encode(image.to(device), rays.to(device), features.to(device))
+    return code[0].float().cpu().numpy()
+
+
+def camera_tensors(camera: Camera) -> tuple[torch.Tensor, torch.Tensor]:
+    """cam2world [V, 4, 4] and intrinsics [V, 3, 3] divided by the picture size (SPEC 1), float32."""
+    scale = np.array([[camera.width], [camera.height], [1.0]])
+    return torch.from_numpy(camera.cam2world).float(), torch.from_numpy(camera.intrinsics / scale).float()

@@ -1,0 +1,267 @@
+"""Fitting: the avatar code alone is optimised so that renders meet the observations; the network stays frozen (paper 3.5).
+
+What no observation sees must stay as the encoder made it. Four measures: tokens without a visible texel receive no update; a token's step is proportional to how much it is seen
+(SharedAdam); hidden texels are tied to their initial decode; and the ground colour is drawn anew in every step so that no
+Gaussian can pretend to be background.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flexavatar_cli.core.attributes import TexelAttributes
+from flexavatar_cli.core.avatar import Avatar
+from flexavatar_cli.core.camera import Camera
+from flexavatar_cli.core.files import digest_bytes, replacing
+from flexavatar_cli.core.gaussians import Gaussians
+from flexavatar_cli.core.options import FitOptions
+from flexavatar_cli.core.track import Track
+from flexavatar_cli.render import render
+from flexavatar_cli.stages.animation import SINKS
+from flexavatar_cli.stages.instruments import Instruments
+from flexavatar_cli.stages.observation import Observation, crop_observation
+from flexavatar_cli.stages.rig import rig_anchor, rigged_gaussians
+from flexavatar_cli.stages.shots import Shot
+from flexavatar_cli.stages.similarity import structural_dissimilarity
+
+log = logging.getLogger(__name__)
+
+FINAL_RATE = 5e-2  # of the first learning rate, end of the cosine
+VISIBLE_PIXELS = 0.5  # blending weight summed over an observation above which a texel counts as seen
+VISIBILITY_VIEWS = 24  # observations that decide what is seen
+CHECKPOINT_STEPS = 100
+CACHED_REFERENCES = 32  # initial decodes kept; 55 k texels are 3 MB each
+
+# weights of the loss terms; the picture term is 0.8 L1 + 0.2 (1 - SSIM) as published (SPEC 11)
+ALPHA_WEIGHT = 0.3
+HIDDEN_WEIGHT = 4.0
+SMOOTH_WEIGHT = 0.5
+SHAPE_WEIGHT = 0.02
+
+
+def fit(
+    avatar: Avatar,
+    shots: Sequence[Shot],
+    instruments: Instruments,
+    options: FitOptions,
+    seed: int = 0,
+    on_step: Callable[[int, int], None] | None = None,
+    checkpoint: Path | None = None,
+) -> Avatar:
+    """The avatar after `options.steps` of Adam on its code, over the frames that `options` choose from all shots.
+
+    With a `checkpoint` path the state is written every so often and a run that was killed goes on from there, to the
+    same result as without the kill.
+    """
+    observations = [seen for shot in shots for seen in observations_of(shot, instruments, options, len(shots))]
+    return Fitter(avatar, observations, instruments, options, seed, checkpoint).run(on_step)
+
+
+def fitted_frames(track: Track, options: FitOptions, shots: int = 1) -> np.ndarray:
+    """Numbers of the frames to fit: those with a face, without the held-out ones, thinned evenly to `options.frames`."""
+    numbers = np.nonzero(track.confidence > 0)[0]
+    if options.hold_out:
+        numbers = numbers[numbers % options.hold_out != options.hold_out - 1]
+    limit = max(1, options.frames // shots)
+    if len(numbers) > limit:
+        numbers = numbers[np.linspace(0, len(numbers) - 1, limit).astype(int)]
+    return numbers
+
+
+def observations_of(shot: Shot, instruments: Instruments, options: FitOptions, shots: int = 1) -> Iterator[Observation]:
+    """The crops of a shot that fitting looks at."""
+    numbers = fitted_frames(shot.track, options, shots)
+    for number, (rgb, alpha) in zip(numbers, shot.read([int(at) for at in numbers]), strict=True):
+        yield crop_observation(rgb, alpha, shot.track, int(number))
+
+
+class SharedAdam:
+    """Adam whose second moment is shared by all tokens: one value per code dimension.
+
+    Adam proper scales every entry to full steps, so tokens with next to no gradient -- the back of the head -- drift
+    like the others. Shared, the step stays proportional to how much a token is seen, while dimensions of different
+    scale (colour, displacement) are still balanced.
+    """
+
+    def __init__(self, code: Tensor, betas: tuple[float, float] = (0.9, 0.99), epsilon: float = 1e-12) -> None:
+        self.code, self.betas, self.epsilon = code, betas, epsilon
+        self.mean = torch.zeros_like(code.detach())
+        self.square = torch.zeros(code.shape[-1], device=code.device)
+        self.count = 0
+
+    @torch.no_grad()
+    def step(self, gradient: Tensor, rate: float) -> None:
+        """One update of the code [1, L, D] along `gradient`."""
+        self.count += 1
+        first, second = self.betas
+        self.mean.lerp_(gradient, 1 - first)
+        seen = (gradient.abs().amax(-1, keepdim=True) > 0).float()  # gated tokens do not dilute the scale
+        square = (gradient**2).sum((0, 1)) / seen.sum().clamp_min(1)
+        self.square.lerp_(square, 1 - second)
+        mean = self.mean / (1 - first**self.count)
+        square = self.square / (1 - second**self.count)
+        self.code.sub_(rate * mean / (square.sqrt() + self.epsilon))
+
+
+class Fitter:
+    """The optimisation's state: code, moments, references of hidden texels."""
+
+    def __init__(
+        self,
+        avatar: Avatar,
+        observations: Sequence[Observation],
+        instruments: Instruments,
+        options: FitOptions,
+        seed: int,
+        checkpoint: Path | None,
+    ) -> None:
+        avatar.require(instruments.model.digest, instruments.head.digest)
+        self.avatar, self.observations, self.options, self.seed = avatar, observations, options, seed
+        self.model, self.device, self.backend = instruments.model, instruments.device, instruments.backend
+        self.anchor = rig_anchor(instruments.head.to(self.device), self.model.resolution)
+        self.identity = torch.from_numpy(avatar.identity.copy()).to(self.device)
+        self.sink = torch.tensor([SINKS[avatar.bias_sink]], device=self.device)
+        self.start = torch.from_numpy(avatar.avatar_code.copy()).to(self.device)[None]
+        self.code = self.start.clone().requires_grad_(True)
+        self.optimiser = SharedAdam(self.code)
+        self.references: dict[int, TexelAttributes] = {}
+        self.step = 0
+        self.trace: list[float] = []
+        weight = self._visible_weight()
+        self.hidden = (1 - weight / VISIBLE_PIXELS).clamp(0, 1)
+        self.moving = self._token_gate(weight)
+        self.checkpoint = checkpoint
+        self.key = self._key()
+        if checkpoint is not None and checkpoint.exists():
+            self._resume(checkpoint)
+
+    def run(self, on_step: Callable[[int, int], None] | None) -> Avatar:
+        """All remaining steps."""
+        steps = self.options.steps
+        while self.step < steps:
+            share = self.step / steps
+            rate = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * share))
+            self.trace.append(self._one_step(self.options.learning_rate * rate))
+            self.step += 1
+            if on_step is not None:
+                on_step(self.step, steps)
+            if self.checkpoint is not None and self.step % CHECKPOINT_STEPS == 0 and self.step < steps:
+                self._save(self.checkpoint)
+        tail = self.trace[-20:]
+        facts = {"steps": steps, "observations": len(self.observations), "seed": self.seed}
+        if tail:
+            facts["loss"] = round(float(np.mean(tail)), 6)
+        return self.avatar.with_code(self.code.detach()[0].cpu().numpy(), fit=facts)
+
+    def _one_step(self, rate: float) -> float:
+        generator = np.random.default_rng((self.seed, self.step))
+        number = int(generator.integers(len(self.observations)))
+        ground = torch.from_numpy(generator.uniform(0, 1, 3).astype(np.float32)).to(self.device)
+        seen = self.observations[number]
+        attributes = self._decode(self.code, seen)
+        picture, cover = self._render(attributes, seen, ground)
+        image, alpha, inside = (self._unit(value) for value in (seen.image, seen.alpha, seen.inside))
+        target = image + (1 - alpha[..., None]) * (ground - 1)  # the observation is composited on white
+        mask = inside[..., None]
+        plain = ((picture - target).abs() * mask).mean()
+        structure = structural_dissimilarity(picture * mask, target * mask)
+        outline = ((cover - alpha).abs() * inside).mean()
+        loss = 0.8 * plain + 0.2 * structure + ALPHA_WEIGHT * outline
+        loss = loss + self._keep(attributes, self._reference(number, seen))
+        (gradient,) = torch.autograd.grad(loss, self.code)
+        self.optimiser.step(gradient * self.moving, rate)
+        return float(loss.detach())
+
+    def _keep(self, attributes: TexelAttributes, start: TexelAttributes) -> Tensor:
+        """Hidden texels stay where and what they were; visible ones move smoothly and keep their size and opacity."""
+        lift = (attributes.offset - start.offset)[0] / 0.01
+        tint = (attributes.color - start.color)[0]
+        size = (attributes.scale / start.scale)[0].log()
+        veil = attributes.opacity[0] - start.opacity[0]
+        hidden = self.hidden
+        kept = (tint.abs().mean(-1) * hidden).mean() + (lift.abs().mean(-1) * hidden).mean()
+        kept = kept + ((size.abs().mean(-1) + veil.abs()) * hidden).mean()
+        neighbours = lift[self.anchor.neighbours].mean(0)
+        rough = ((lift - neighbours) ** 2).sum(-1).mean()
+        shape = (size**2).mean() + (veil**2).mean()
+        return HIDDEN_WEIGHT * kept + SMOOTH_WEIGHT * rough + SHAPE_WEIGHT * shape
+
+    def _unit(self, picture: np.ndarray) -> Tensor:  # uint8 -> float32 in 0..1
+        return torch.from_numpy(picture).to(self.device).float() / 255
+
+    def _decode(self, code: Tensor, seen: Observation) -> TexelAttributes:
+        expression = torch.from_numpy(seen.expression).to(self.device)
+        return self.model.decode(code, expression[None], self.sink)
+
+    def _gaussians(self, attributes: TexelAttributes, seen: Observation) -> Gaussians:
+        expression = torch.from_numpy(seen.expression).to(self.device)
+        return rigged_gaussians(self.anchor, attributes, self.identity, expression)
+
+    def _render(self, attributes: TexelAttributes, seen: Observation, ground: Tensor) -> tuple[Tensor, Tensor]:
+        camera: Camera = seen.camera
+        rgb, alpha = render(self._gaussians(attributes, seen), camera, background=ground, backend=self.backend)
+        return rgb[0], alpha[0]
+
+    def _reference(self, number: int, seen: Observation) -> TexelAttributes:
+        if number not in self.references:
+            with torch.no_grad():
+                start = self._decode(self.start, seen)
+            if len(self.references) >= CACHED_REFERENCES:
+                return start
+            self.references[number] = start
+        return self.references[number]
+
+    def _visible_weight(self) -> Tensor:  # [N]
+        """Largest blending weight of each texel over the observations, in pixels: the gradient of the picture's sum."""
+        count = len(self.observations)
+        numbers = np.unique(np.linspace(0, count - 1, min(count, VISIBILITY_VIEWS)).astype(int))
+        best = torch.zeros(len(self.model.texel_index), device=self.device)
+        ground = torch.zeros(3, device=self.device)
+        for number in numbers:
+            seen = self.observations[number]
+            with torch.no_grad():
+                start = self._decode(self.start, seen)
+            color = start.color.clone().requires_grad_(True)
+            changed = TexelAttributes(**(vars(start) | {"color": color}))
+            picture, _ = self._render(changed, seen, ground)
+            inside = self._unit(seen.inside)
+            (gradient,) = torch.autograd.grad((picture[..., 0] * inside).sum(), color)
+            best = torch.maximum(best, gradient[0, :, 0])
+        return best
+
+    def _token_gate(self, weight: Tensor) -> Tensor:  # [1, L, 1]
+        """1 for tokens of which some texel is seen, 0 for the others."""
+        side = self.model.resolution
+        picture = torch.zeros(side * side, device=self.device)
+        picture[self.model.texel_index] = (weight > VISIBLE_PIXELS).float()
+        tokens = math.isqrt(self.start.shape[1])
+        pooled = torch.nn.functional.max_pool2d(picture.reshape(1, 1, side, side), side // tokens)
+        return pooled.reshape(1, -1, 1)
+
+    def _key(self) -> str:
+        first, last = self.observations[0], self.observations[-1]
+        parts = [self.avatar.digest, repr(self.options), str(self.seed), str(len(self.observations))]
+        pictures = [np.ascontiguousarray(seen.image).tobytes() for seen in (first, last)]
+        return digest_bytes(*(part.encode() for part in parts), *pictures)
+
+    def _save(self, path: Path) -> None:
+        state = {"key": self.key, "step": self.step, "code": self.code.detach(), "trace": self.trace}
+        state |= {"mean": self.optimiser.mean, "square": self.optimiser.square, "count": self.optimiser.count}
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
+
+    def _resume(self, path: Path) -> None:
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if state.get("key") != self.key:
+            return
+        with torch.no_grad():
+            self.code.copy_(state["code"])
+        self.optimiser.mean, self.optimiser.square = state["mean"], state["square"]
+        self.optimiser.count = state["count"]
+        self.step, self.trace = state["step"], state["trace"]
+        log.info("fitting goes on at step %d", self.step)

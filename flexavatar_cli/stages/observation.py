@@ -1,0 +1,299 @@
+"""One tracked picture seen from the head's UV space: which texel sees which pixel, and how far hair stands off."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from flexavatar_cli.core.camera import Camera, Crop
+from flexavatar_cli.core.sampling import sample_bilinear
+from flexavatar_cli.core.track import Track
+from flexavatar_cli.heads import HeadModel
+from flexavatar_cli.heads.surface import frames, surface, vertex_normals
+from flexavatar_cli.heads.texels import TexelGrid
+from flexavatar_cli.media.images import to_uint8
+from flexavatar_cli.render.mesh import rasterize_mesh
+from flexavatar_cli.stages.uv_prior import SHEPARD_RADIUS
+
+CROP_BOTTOM = -0.20  # metres, head space: lower edge of the crop
+CROP_TOP = 0.20  # upper edge unless hair or a hat reaches higher
+CROP_HIGHEST = 0.30
+MATTE_EDGE = 0.5
+HULL_REACH = 0.12  # metres a rim texel may be moved outwards to meet the matte
+HULL_STEPS = 48
+RIM_COSINE = 0.35  # |normal . view| below which a texel is on the rim
+DEPTH_TOLERANCE = 0.004  # metres between a texel and the nearest surface for it to count as seen
+SEEN_COSINES = (0.15, 0.45)  # a photo texel fades in between these facing cosines
+CHIN = -0.07  # metres, head space
+COARSE = 128  # the hull is computed at this texel resolution
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A square crop of a photo or frame with the camera and expression it was taken with; 8 bit, so that many fit."""
+
+    image: np.ndarray  # [S, S, 3] uint8, composited on white
+    alpha: np.ndarray  # [S, S] uint8 matte
+    inside: np.ndarray  # [S, S] uint8, 0 where the source picture ends
+    camera: Camera  # one camera, of the crop
+    identity: np.ndarray  # [K] float32
+    expression: np.ndarray  # [E] float32
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an observation says about each of N texels."""
+
+    color: Tensor  # [N, 3] photo at each texel, anything where unseen
+    seen: Tensor  # [N] in 0..1
+    facing: Tensor  # [N] cosine of normal and view
+    displacement: Tensor  # [N] metres, the hair hull
+
+
+def head_crop(camera: Camera, alpha: np.ndarray, size: int) -> Crop:
+    """The square window from the shoulders to the top of the hair, by the camera of frame 0.
+
+    `alpha` [H, W] is the matte of the same picture.
+    """
+    depth = float(np.linalg.norm(camera.cam2world[0, :3, 3]))
+    pixels_per_metre = float(camera.intrinsics[0, 1, 1]) / depth
+    centre = camera.project(np.zeros((1, 3)))[0][0, 0]
+    half = int(0.14 * pixels_per_metre)
+    left, right = max(0, int(centre[0]) - half), max(1, int(centre[0]) + half)
+    rows = np.nonzero((alpha[:, left:right] > MATTE_EDGE).mean(1) > 0.02)[0]
+    top = (centre[1] - rows[0]) / pixels_per_metre + 0.015 if len(rows) else CROP_TOP
+    top = float(np.clip(top, CROP_TOP, CROP_HIGHEST))
+    side = (top - CROP_BOTTOM) * pixels_per_metre
+    middle = centre[1] - (top + CROP_BOTTOM) / 2 * pixels_per_metre
+    return Crop.square((float(centre[0]), float(middle)), side, size)
+
+
+def crop_observation(
+    rgb: np.ndarray,  # [H, W, 3] float32
+    alpha: np.ndarray,  # [H, W] float32
+    track: Track,
+    frame: int,
+    size: int = 512,
+) -> Observation:
+    """The head in frame number `frame` of a track, cropped from its picture and matte."""
+    camera = track.camera()[frame]
+    crop = head_crop(camera, alpha, size)
+    image = crop.image(np.asarray(rgb, np.float32), border=1.0)
+    matte = crop.image(np.asarray(alpha, np.float32), border=0.0)
+    inside = crop.image(np.ones(rgb.shape[:2], np.float32), border=0.0)
+    composited = image * matte[..., None] + (1 - matte[..., None])
+    return Observation(
+        to_uint8(composited),
+        to_uint8(matte),
+        to_uint8(inside),
+        camera.cropped(crop),
+        np.asarray(track.identity, np.float32),
+        np.asarray(track.expression_code[frame], np.float32),
+    )
+
+
+def examine(seen: Observation, head: HeadModel, resolution: int) -> Evidence:
+    """Inflate the head model to the matte, and sample the picture at every texel that sees it."""
+    matte, inside = (value.astype(np.float32) / 255 for value in (seen.alpha, seen.inside))
+    shape = texel_visibility(matte, inside, seen.camera, seen.identity, seen.expression, head, resolution)
+    color = sample_bilinear(seen.image.astype(np.float32) / 255, shape.pixels)
+    arrays = (color, shape.seen, shape.facing, shape.displacement)
+    return Evidence(*(torch.from_numpy(array.astype(np.float32)) for array in arrays))
+
+
+@dataclass(frozen=True)
+class TexelVisibility:
+    """Where each of N texels lands in a picture and how well it is seen."""
+
+    pixels: np.ndarray  # [N, 2] float64
+    seen: np.ndarray  # [N] float32 in 0..1
+    facing: np.ndarray  # [N] float32
+    displacement: np.ndarray  # [N] float32 metres
+
+
+def texel_visibility(
+    matte: np.ndarray,  # [S, S]
+    inside: np.ndarray,  # [S, S]
+    camera: Camera,
+    identity: np.ndarray,
+    expression: np.ndarray,
+    head: HeadModel,
+    resolution: int,
+) -> TexelVisibility:
+    """Hull displacement, then z-buffered visibility of the displaced surface."""
+    with torch.no_grad():
+        vertices = head.vertices(
+            torch.as_tensor(np.asarray(identity, np.float32)), torch.as_tensor(np.asarray(expression, np.float32))
+        )
+        coarse, fine = head.texels(COARSE), head.texels(resolution)
+        coarse_points = surface(coarse, vertices).numpy().astype(np.float64)
+        coarse_normals = frames(head, coarse, vertices).normal.numpy().astype(np.float64)
+        points = surface(fine, vertices).numpy().astype(np.float64)
+        normals = frames(head, fine, vertices).normal.numpy().astype(np.float64)
+    hull = hull_displacement(matte, inside, camera, coarse_points, coarse_normals, _skin(head, coarse))
+    displacement = _upsample(hull, coarse, fine)
+    displaced = points + normals * displacement[:, None]
+    outward = vertex_normals(head, vertices).numpy().astype(np.float64)
+    vertex_hull = _at_vertices(hull, head, coarse)
+    mesh = vertices.numpy().astype(np.float64) + outward * vertex_hull[:, None]
+    height, width = matte.shape
+    mesh_pixels, mesh_depth = camera.project(mesh)
+    _, _, zbuffer = rasterize_mesh(mesh_pixels[0], mesh_depth[0], head.faces.numpy(), height, width)
+    pixels, depth = (value[0] for value in camera.project(displaced))
+    column = np.clip(pixels[:, 0].astype(int), 0, width - 1)
+    row = np.clip(pixels[:, 1].astype(int), 0, height - 1)
+    view = camera.cam2world[0, :3, 3] - displaced
+    view /= np.linalg.norm(view, axis=1, keepdims=True)
+    facing = (_surface_normals(displaced, normals, fine) * view).sum(1)
+    within = (pixels[:, 0] >= 0) & (pixels[:, 0] < width) & (pixels[:, 1] >= 0) & (pixels[:, 1] < height)
+    eroded = cv2.erode(matte * inside, np.ones((5, 5), np.uint8))
+    nearest = cv2.erode(zbuffer.astype(np.float32), np.ones((3, 3), np.uint8))[row, column]
+    fade = np.clip((facing - SEEN_COSINES[0]) / (SEEN_COSINES[1] - SEEN_COSINES[0]), 0, 1)
+    tolerance = DEPTH_TOLERANCE / np.maximum(facing, 0.3)
+    seen = fade * within * (depth < nearest + tolerance) * np.clip(eroded[row, column] * 2 - 1, 0, 1)
+    seen *= _trusted_parts(head, fine)
+    seen = _erode(seen.astype(np.float32), fine)
+    return TexelVisibility(pixels, seen, np.clip(facing, 0, 1).astype(np.float32), displacement.astype(np.float32))
+
+
+def hull_displacement(
+    matte: np.ndarray,  # [S, S]
+    inside: np.ndarray,  # [S, S]
+    camera: Camera,
+    points: np.ndarray,  # [N, 3]
+    normals: np.ndarray,  # [N, 3] smoothed
+    skin: np.ndarray,  # [N] weight of texels that hair or cloth may lift: 0 on the face
+) -> np.ndarray:  # [N] metres
+    """How far the surface must move along its normals so that its outline meets the matte's.
+
+    Measured in closed form at rim texels (normal across the view) by marching to the matte's edge, then spread over
+    the surface by inverse distances; the face itself, seen frontally, pulls the field to zero.
+    """
+    height, width = matte.shape
+    view = camera.cam2world[0, :3, 3] - points
+    view /= np.linalg.norm(view, axis=1, keepdims=True)
+    cosine = (normals * view).sum(1)
+    rim = (np.abs(cosine) < RIM_COSINE) & (skin > 0.5)
+    start = points[rim]
+    outward = normals[rim] - cosine[rim, None] * view[rim]
+    outward /= np.linalg.norm(outward, axis=1, keepdims=True)
+    distances = np.linspace(-0.015, HULL_REACH, HULL_STEPS)
+    samples = start[:, None] + outward[:, None] * distances[None, :, None]
+    pixels = camera.project(samples.reshape(-1, 3))[0][0].reshape(len(start), HULL_STEPS, 2)
+    column, row = pixels[..., 0].astype(int), pixels[..., 1].astype(int)
+    within = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    column, row = np.clip(column, 0, width - 1), np.clip(row, 0, height - 1)
+    covered = within & (matte[row, column] > MATTE_EDGE)
+    known = within & (inside[row, column] > 0.5)
+    # only texels whose outward step leaves the bare head are on its outline
+    bare = _silhouette(points, camera, matte.shape)
+    step = int(np.searchsorted(distances, 0.012))
+    leaves = ~bare[row[:, step], column[:, step]]
+    first_gap = np.argmax(~covered[:, 3:], axis=1) + 3  # from just inside the surface outwards
+    first_gap = np.where(covered[:, 3:].all(1), HULL_STEPS - 1, first_gap)
+    edge_known = known[np.arange(len(start)), first_gap] & known[:, 3]
+    measured = distances[first_gap]
+    weight = np.zeros(len(points))
+    value = np.zeros(len(points))
+    weight[rim] = leaves & edge_known
+    value[rim] = np.where(covered[:, 3], measured, -0.005)
+    frontal = (cosine > 0.5) & (skin < 0.5)
+    weight[frontal] = 0.5
+    below = (cosine > 0.75) & (points[:, 1] < CHIN)  # neck and chest seen from the front keep their depth
+    weight[below] = 0.3
+    sources = np.nonzero(weight > 0)[0]
+    if len(sources) == 0:
+        return np.zeros(len(points))
+    if len(sources) > 1500:  # inverse distances are smooth: a sample of the sources is enough
+        sources = sources[np.linspace(0, len(sources) - 1, 1500).astype(int)]
+    squared = ((points**2).sum(1)[:, None] - 2 * points @ points[sources].T + (points[sources] ** 2).sum(1)[None]).clip(
+        0
+    )
+    kernel = weight[sources] / (squared + SHEPARD_RADIUS**2) ** 2
+    spread = (kernel @ value[sources]) / np.maximum(kernel.sum(1), 1e-9)
+    return np.clip(spread, -0.008, HULL_REACH) * np.clip(skin * 1.25, 0, 1)
+
+
+def _silhouette(points: np.ndarray, camera: Camera, shape: tuple[int, ...]) -> np.ndarray:
+    """Bool picture of the texels as 3-px dots, closed: the bare head's outline at low cost."""
+    height, width = shape
+    pixels = camera.project(points)[0][0]
+    column, row = pixels[:, 0].astype(int), pixels[:, 1].astype(int)
+    good = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    mask = np.zeros(shape, np.uint8)
+    mask[row[good], column[good]] = 1
+    side = max(3, int(0.012 * height / 0.4) | 1)
+    return cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8)) > 0
+
+
+def _skin(head: HeadModel, grid: TexelGrid) -> np.ndarray:
+    """Weight [N] of texels that may be lifted: scalp, neck, bust and the far sides of the face, not the mask of the face."""
+    names = head.part_names
+    lifted = np.array([name in ("scalp", "neck", "bust") for name in names])[grid.part.numpy()]
+    points = surface(grid, head.template).numpy()
+    face = np.array([name == "face" for name in names])[grid.part.numpy()]
+    side = np.clip((0.055 - points[:, 2]) / 0.04, 0, 1) * face  # z of the template: 0.055 temples, 0.015 ears
+    below = np.clip((-0.07 - points[:, 1]) / 0.02, 0, 1) * face * (points[:, 2] < 0.075)
+    return np.maximum(lifted.astype(np.float64), np.maximum(side, below))
+
+
+def _trusted_parts(head: HeadModel, grid: TexelGrid) -> np.ndarray:
+    """1 for parts whose photo pixels are theirs; the mouth's inside is too easily confused with lips."""
+    blocked = np.array([name in ("mouth_socket", "gums", "tongue", "eye_sockets") for name in head.part_names])
+    return (~blocked[grid.part.numpy()]).astype(np.float32)
+
+
+def _upsample(values: np.ndarray, coarse: TexelGrid, fine: TexelGrid) -> np.ndarray:
+    """Bilinear [N_fine] from [N_coarse], ignoring texels outside the charts."""
+    size = coarse.resolution
+    picture = np.zeros((size * size, 2), np.float32)
+    index = coarse.index.numpy()
+    picture[index, 0], picture[index, 1] = values, 1
+    big = cv2.resize(picture.reshape(size, size, 2), (fine.resolution,) * 2, interpolation=cv2.INTER_LINEAR)
+    big = big.reshape(-1, 2)[fine.index.numpy()]
+    return big[:, 0] / np.maximum(big[:, 1], 1e-3)
+
+
+def _at_vertices(values: np.ndarray, head: HeadModel, grid: TexelGrid) -> np.ndarray:
+    """[V] from texel values [N]: mean of the texels at the corners' UVs, zero where none is near."""
+    size = grid.resolution
+    picture = np.zeros((size * size, 2), np.float32)
+    index = grid.index.numpy()
+    picture[index, 0], picture[index, 1] = values, 1
+    picture = cv2.blur(picture.reshape(size, size, 2), (3, 3)).reshape(-1, 2)
+    uv = np.clip((head.uv.numpy() * size).astype(int), 0, size - 1)
+    at_uv = picture[uv[:, 1] * size + uv[:, 0]]
+    sums = np.zeros((len(head.template), 2))
+    np.add.at(sums, head.faces.numpy().ravel(), at_uv[head.faces_uv.numpy().ravel()])
+    return sums[:, 0] / np.maximum(sums[:, 1], 1e-6)
+
+
+def _surface_normals(displaced: np.ndarray, normals: np.ndarray, grid: TexelGrid) -> np.ndarray:
+    """Normals [N, 3] of the displaced texel surface by finite differences, smoothed normals where a chart ends."""
+    size = grid.resolution
+    index = grid.index.numpy()
+    picture = np.full((size * size, 3), np.nan, np.float32)
+    picture[index] = displaced
+    picture = picture.reshape(size, size, 3)
+    along_u = np.full_like(picture, np.nan)
+    along_v = np.full_like(picture, np.nan)
+    along_u[:, 2:-2] = picture[:, 4:] - picture[:, :-4]
+    along_v[2:-2] = picture[4:] - picture[:-4]
+    crossed = np.cross(along_u, along_v).reshape(-1, 3)[index]
+    crossed *= np.sign((crossed * normals).sum(1, keepdims=True))
+    length = np.linalg.norm(crossed, axis=1, keepdims=True)
+    good = np.isfinite(length) & (length > 1e-12)
+    return np.where(good, crossed / np.where(good, length, 1), normals)
+
+
+def _erode(seen: np.ndarray, grid: TexelGrid, radius: int = 2) -> np.ndarray:
+    """Pull the seen mask back from every unseen texel of its chart: rims carry background or occluder colours."""
+    size = grid.resolution
+    index = grid.index.numpy()
+    picture = np.ones(size * size, np.float32)  # outside the charts counts as seen, so chart borders are not eaten
+    picture[index] = seen
+    side = 2 * radius + 1
+    picture = cv2.erode(picture.reshape(size, size), np.ones((side, side), np.uint8))
+    return cv2.blur(picture, (3, 3)).reshape(-1)[index] * (seen > 0)

@@ -1,0 +1,127 @@
+"""The rigged anchor: texel attributes on the posed surface of the head model become Gaussians (DESIGN 4.1).
+
+`position = head(identity, expression)(texel) + frame @ offset`; size and orientation come from finite differences of the
+*displaced* surface between neighbouring texels, so hair that stands off the head stays closed and stretched skin stretches.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from flexavatar_cli.core.attributes import TexelAttributes
+from flexavatar_cli.core.gaussians import Gaussians, quaternion
+from flexavatar_cli.heads import HeadModel
+from flexavatar_cli.heads.surface import frames, surface
+from flexavatar_cli.heads.texels import SKIN
+
+SIZE_SHARE = 0.75  # sigma per texel step: .7 leaves .5 % see-through, 1.0 bleeds over the nose edge (recipe, section 3)
+THICKNESS = 0.3  # sigma along the normal per smaller in-plane sigma
+LONGEST_STEP = 0.008  # metres; larger steps are seams or hair edges and would throw spikes
+SAME_CHART = 0.02  # metres; neighbouring texels further apart on the template belong to different charts
+INTERIOR_REACH = 0.05  # share of an offset that teeth, tongue, gums, sockets and eyeballs may take
+
+
+@dataclass(frozen=True)
+class RigAnchor:
+    """What the rig needs per texel of one head model; built once by `rig_anchor`."""
+
+    head: HeadModel
+    resolution: int
+    neighbours: Tensor  # [4, N] int64: texel to the left, right, above, below (itself where there is none)
+    reach: Tensor  # [N, 1] share of the offset this texel may take
+
+
+def rig_anchor(head: HeadModel, resolution: int) -> RigAnchor:
+    """Neighbour table and offset limits of the texels of `head` at `resolution`."""
+    grid = head.texels(resolution)
+    count = len(grid.index)
+    lookup = torch.full((resolution + 2, resolution + 2), -1, dtype=torch.int64)
+    row, column = grid.index // resolution, grid.index % resolution
+    lookup[row + 1, column + 1] = torch.arange(count)
+    positions = surface(grid, head.template)
+    own = torch.arange(count)
+    tables = []
+    for down, right in ((0, -1), (0, 1), (-1, 0), (1, 0)):
+        other = lookup[row + 1 + down, column + 1 + right]
+        other = torch.where(other < 0, own, other)
+        apart = (positions[other] - positions).norm(dim=-1) > SAME_CHART
+        tables.append(torch.where(apart, own, other))
+    is_skin = torch.tensor([name in SKIN for name in head.part_names])
+    reach = torch.where(is_skin[grid.part], 1.0, INTERIOR_REACH)[:, None]
+    return RigAnchor(head, resolution, torch.stack(tables), reach)
+
+
+def rigged_gaussians(
+    anchor: RigAnchor,
+    attributes: TexelAttributes,  # of B = 1
+    identity: Tensor,  # [K]
+    expression: Tensor,  # [E]
+) -> Gaussians:
+    """Gaussians of one expression, differentiable in the attributes (sizes and frames of the anchor are constants)."""
+    head = anchor.head
+    grid = head.texels(anchor.resolution)
+    with torch.no_grad():
+        vertices = head.vertices(identity, expression)
+        skin = surface(grid, vertices)
+        axes = frames(head, grid, vertices).matrix()  # [N, 3, 3]
+    offset = attributes.offset[0] * anchor.reach
+    positions = skin + (axes @ offset[..., None])[..., 0]
+    with torch.no_grad():
+        splat_axes, sizes = splat_frames(positions.detach(), anchor.neighbours)
+        base_quats = quaternion(splat_axes)
+    quats = quaternion_product(base_quats, attributes.rotation[0])
+    return Gaussians(positions, quats, sizes * attributes.scale[0], attributes.opacity[0], attributes.color[0])
+
+
+def splat_frames(
+    positions: Tensor,  # [N, 3]
+    neighbours: Tensor,  # [4, N]
+) -> tuple[Tensor, Tensor]:
+    """Principal axes [N, 3, 3] (columns; third = normal) and sigmas [N, 3] of the cell each texel covers."""
+    left, right, above, below = positions[neighbours]
+    steps = neighbours != torch.arange(len(positions), device=positions.device)
+    along_u = _clamped((right - left) / (steps[0].float() + steps[1]).clamp_min(1)[:, None])
+    along_v = _clamped((below - above) / (steps[2].float() + steps[3]).clamp_min(1)[:, None])
+    # the 2x2 Gram matrix of the steps has the cell's principal axes as eigenvectors
+    uu, vv, uv = (along_u**2).sum(-1), (along_v**2).sum(-1), (along_u * along_v).sum(-1)
+    half, apart = (uu + vv) / 2, (uu - vv) / 2
+    root = (apart**2 + uv**2).sqrt()
+    large, small = half + root, (half - root).clamp_min(0)
+    angle = 0.5 * torch.atan2(uv, apart)
+    first = torch.cos(angle)[:, None] * along_u + torch.sin(angle)[:, None] * along_v
+    second = -torch.sin(angle)[:, None] * along_u + torch.cos(angle)[:, None] * along_v
+    first = normalize(first, dim=-1, eps=1e-9)
+    normal = torch.linalg.cross(first, second)
+    lonely = normal.norm(dim=-1) < 1e-12
+    first = torch.where(lonely[:, None], first.new_tensor([1.0, 0, 0]), first)
+    normal = torch.where(lonely[:, None], first.new_tensor([0, 0, 1.0]), normalize(normal, dim=-1, eps=1e-20))
+    second = torch.linalg.cross(normal, first)
+    sigma_small = small.sqrt().clamp_min(2e-4)
+    sigma_large = torch.maximum(large.sqrt(), sigma_small)
+    sizes = SIZE_SHARE * torch.stack([sigma_large, sigma_small, THICKNESS * sigma_small], -1)
+    return torch.stack([first, second, normal], -1), sizes
+
+
+def _clamped(step: Tensor) -> Tensor:
+    length = step.norm(dim=-1, keepdim=True).clamp_min(1e-9)
+    return step * (length.clamp_max(LONGEST_STEP) / length)
+
+
+def quaternion_product(
+    first: Tensor,  # [..., 4] wxyz
+    second: Tensor,  # [..., 4] wxyz
+) -> Tensor:  # [..., 4]
+    """Hamilton product: the rotation `second`, then `first`."""
+    w, x, y, z = first.unbind(-1)
+    a, b, c, d = second.unbind(-1)
+    return torch.stack(
+        [
+            w * a - x * b - y * c - z * d,
+            w * b + x * a + y * d - z * c,
+            w * c - x * d + y * a + z * b,
+            w * d + x * c - y * b + z * a,
+        ],
+        -1,
+    )

@@ -1,0 +1,151 @@
+"""Closed-form completion in UV: what the tracked photo says about texels it does not show.
+
+Colours are treated as ratios to the mean head, so the fill keeps the structure of brows, lips and ears and takes only
+low frequencies from what was seen; the other half of the face contributes its mirrored detail. Everything is a gather
+or a small matrix product, batched and identical in training and use.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from flexavatar_cli.heads import HeadModel
+from flexavatar_cli.heads.surface import frames, surface
+
+CELLS = 64  # low frequencies live on a 64 x 64 grid of cells
+SHEPARD_RADIUS = 0.008  # metres; inverse-distance weights 1 / (r^2 + radius^2)^2
+MIRROR_TRUST = 0.7
+RATIO_FLOOR = 0.08  # added to the mean before dividing, so that dark mean texels do not amplify noise
+DISPLACEMENT_UNIT = 0.05  # metres; the network's unit of displacement
+CHANNELS = 23  # of `uv_features`
+
+GROUPS = {"face": 0, "neck": 0, "eye_sockets": 0, "scalp": 1, "bust": 2, "eyeball_left": 3, "eyeball_right": 3}
+GROUPS |= {"teeth": 4, "gums": 5, "tongue": 5, "mouth_socket": 5}
+# AFFINITY[to, from]: how much a seen cell of one group says about an unseen one of another
+AFFINITY = torch.tensor(
+    [  # skin  scalp bust  eyes  teeth mouth
+        [1.0, 1e-3, 1e-2, 0.0, 0.0, 0.0],  # skin
+        [1e-5, 1.0, 1e-6, 0.0, 0.0, 0.0],  # scalp
+        [1e-2, 1e-4, 1.0, 0.0, 0.0, 0.0],  # bust
+        [1e-4, 0.0, 0.0, 1.0, 0.0, 0.0],  # eyes
+        [1e-3, 0.0, 0.0, 0.0, 1.0, 0.0],  # teeth
+        [1e-3, 0.0, 0.0, 0.0, 0.0, 1.0],  # mouth
+    ]
+)
+
+
+@dataclass(frozen=True)
+class UVPrior:
+    """Constants of one head model at one resolution; built once by `uv_prior`."""
+
+    resolution: int
+    index: Tensor  # [N] row * R + column of each texel
+    mirror: Tensor  # [N] texel of the mirrored surface point
+    cell: Tensor  # [N] cell each texel belongs to
+    kernel: Tensor  # [M, M] Shepard weights, rows = cell to fill
+    spread: Tensor  # [N, 4] cells around a texel
+    spread_weight: Tensor  # [N, 4]
+    interior: Tensor  # [N] bool: eyes, teeth and mouth, whose fill is grey
+    mean_color: Tensor  # [N, 3] mean head, RGB
+    statics: Tensor  # [7, R, R] position / 0.1 m, normal, scalp weight
+
+
+def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  # mean_color [N, 3]
+    """Cells, Shepard kernel and static maps of `head` at `resolution` (>= 64)."""
+    grid = head.texels(resolution)
+    positions = surface(grid, head.template)
+    normals = frames(head, grid, head.template).normal
+    groups = torch.tensor([GROUPS[name] for name in head.part_names])[grid.part]
+    scalp = (head.scalp_weight[head.faces[grid.face]] * grid.bary).sum(-1, keepdim=True)
+    groups = torch.where((groups < 2) & (scalp[:, 0] > 0.5), GROUPS["scalp"], groups)
+    row, column = grid.index // resolution, grid.index % resolution
+    step = resolution // CELLS
+    key = ((row // step) * CELLS + column // step) * 8 + groups  # a cell never mixes groups
+    _, cell = torch.unique(key, return_inverse=True)
+    count = torch.bincount(cell).float()
+    cells = len(count)
+    centre = torch.zeros(cells, 3).index_add_(0, cell, positions) / count[:, None]
+    cell_group = torch.zeros(cells, dtype=torch.int64).index_put_((cell,), groups)
+    squared = torch.cdist(centre, centre) ** 2
+    kernel = (SHEPARD_RADIUS**2 / (squared + SHEPARD_RADIUS**2)) ** 2
+    kernel = kernel * AFFINITY[cell_group][:, cell_group]
+    spread = torch.zeros(len(positions), 4, dtype=torch.int64)
+    spread_weight = torch.zeros(len(positions), 4)
+    for group in groups.unique():
+        texels, members = torch.nonzero(groups == group)[:, 0], torch.nonzero(cell_group == group)[:, 0]
+        distance, nearest = cKDTree(centre[members].numpy()).query(positions[texels].numpy(), k=min(4, len(members)))
+        distance, nearest = torch.as_tensor(distance).float(), torch.as_tensor(nearest)
+        spread[texels, : nearest.shape[1]] = members[nearest]
+        weight = 1 / (distance**2 + 0.002**2)
+        spread_weight[texels, : nearest.shape[1]] = weight / weight.sum(-1, keepdim=True)
+    statics = torch.zeros(7, resolution * resolution)
+    statics[:, grid.index] = torch.cat([positions / 0.1, normals, scalp], -1).T
+    statics = statics.reshape(7, resolution, resolution)
+    interior = groups >= GROUPS["eyeball_left"]
+    return UVPrior(
+        resolution, grid.index, grid.mirror, cell, kernel, spread, spread_weight, interior, mean_color, statics
+    )
+
+
+def low_frequencies(prior: UVPrior, values: Tensor, weight: Tensor) -> Tensor:
+    """Shepard interpolation [B, N, C] of values [B, N, C] seen with weight [B, N]."""
+    batch, _, channels = values.shape
+    cells = len(prior.kernel)
+    sums = values.new_zeros(batch, cells, channels + 1)
+    stacked = torch.cat([values * weight[..., None], weight[..., None]], -1)
+    sums.index_add_(1, prior.cell, stacked)
+    filled = prior.kernel @ sums
+    filled = filled[..., :-1] / filled[..., -1:].clamp_min(1e-12)
+    return (filled[:, prior.spread] * prior.spread_weight[..., None]).sum(2)
+
+
+def base_color(
+    prior: UVPrior,
+    color: Tensor,  # [B, N, 3] photo at each texel, anything where unseen
+    seen: Tensor,  # [B, N] in 0..1
+) -> tuple[Tensor, Tensor]:
+    """Completed colours [B, N, 3] and their low frequencies [B, N, 3]."""
+    mean = prior.mean_color + RATIO_FLOOR
+    ratio = ((color + RATIO_FLOOR) / mean).clamp(0.05, 6.0)
+    low = low_frequencies(prior, ratio, seen)
+    grey = low.mean(-1, keepdim=True).clamp(0.4, 1.15)
+    low = torch.where(prior.interior[:, None], grey.expand_as(low), low)
+    mirrored, mirrored_seen = ratio[:, prior.mirror], seen[:, prior.mirror]
+    mirrored = mirrored * (low / low[:, prior.mirror].clamp_min(0.05)).clamp(0.5, 2.0)
+    trust = (MIRROR_TRUST * mirrored_seen)[..., None]
+    unseen = trust * mirrored + (1 - trust) * low
+    full = seen[..., None] * ratio + (1 - seen[..., None]) * unseen
+    return (full * mean - RATIO_FLOOR).clamp(0, 1), (low * mean - RATIO_FLOOR).clamp(0, 1)
+
+
+def uv_features(
+    prior: UVPrior,
+    color: Tensor,  # [B, N, 3]
+    seen: Tensor,  # [B, N]
+    facing: Tensor,  # [B, N] cosine between normal and view, 0..1
+    displacement: Tensor,  # [B, N] hair hull, metres
+) -> Tensor:  # [B, 23, R, R]
+    """The encoder's pixel-aligned UV input (DESIGN 4.2). The first four channels are the base of the avatar code."""
+    base, low = base_color(prior, color, seen)
+    mask = seen[..., None]
+    mirrored_seen = seen[:, prior.mirror]
+    per_texel = torch.cat(
+        [
+            base - 0.5,
+            displacement[..., None] / DISPLACEMENT_UNIT,
+            mask,
+            mask * facing[..., None],
+            mask * (color - 0.5),
+            mirrored_seen[..., None],
+            mirrored_seen[..., None] * (color[:, prior.mirror] - 0.5),
+            low - 0.5,
+        ],
+        -1,
+    )
+    batch, size = len(color), prior.resolution
+    maps = per_texel.new_zeros(batch, per_texel.shape[-1], size * size)
+    maps[:, :, prior.index] = per_texel.transpose(1, 2)
+    statics = prior.statics[None].expand(batch, -1, -1, -1)
+    return torch.cat([maps.reshape(batch, -1, size, size), statics], 1)

@@ -1,0 +1,219 @@
+"""Training samples of stage 1: synthetic heads painted on the fly, and real portraits, as tensors in UV."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flexavatar_cli.core.expression import INDEX
+from flexavatar_cli.heads import HeadModel
+from flexavatar_cli.heads.surface import frames, surface
+from flexavatar_cli.heads.texels import SKIN
+from flexavatar_cli.model import plucker_map
+from flexavatar_cli.training.synthetic.hair import smooth_noise
+from flexavatar_cli.training.synthetic.materials import draw_eye
+from flexavatar_cli.training.synthetic.pack import RESOLUTION, Pack
+from flexavatar_cli.training.synthetic.views import BACKGROUND, IMAGE_SIZE, random_expression
+
+MONOCULAR, MULTI_VIEW = 0, 1  # bias sinks
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples on N texels."""
+
+    image: Tensor  # [B, 3, S, S]
+    plucker: Tensor  # [B, 6, S, S]
+    color: Tensor  # [B, N, 3] photo at each texel
+    seen: Tensor  # [B, N]
+    facing: Tensor  # [B, N]
+    hull: Tensor  # [B, N] metres
+    expression: Tensor  # [B, 59]
+    sink: Tensor  # [B]
+    target: Tensor  # [B, N, 3] the right colour
+    weight: Tensor  # [B, N] how far it is to be trusted
+    height: Tensor  # [B, N] the right displacement, metres
+    height_weight: Tensor  # [B, N]
+
+
+class Painter:
+    """Paints views of a pack: skin, hair, hat, clothes, eyes, light. One instance a training run."""
+
+    def __init__(self, head: HeadModel, pack: Pack) -> None:
+        grid = head.texels(RESOLUTION)
+        self.pack = pack
+        with torch.no_grad():
+            self.points = surface(grid, head.template).numpy()
+            self.normals = frames(head, grid, head.template).normal.numpy()
+        part = np.array(head.part_names)[grid.part.numpy()]
+        self.skin = np.isin(part, SKIN)
+        self.interior = np.isin(part, ("teeth", "gums", "tongue", "mouth_socket"))
+        scalp = (head.scalp_weight[head.faces[grid.face]] * grid.bary).sum(-1).numpy()
+        self.scalp = scalp * self.skin
+        self.eyes, self.radius = [], []
+        for side in ("left", "right"):
+            rows = np.nonzero(part == f"eyeball_{side}")[0]
+            arm = self.points[rows] - head.joints[f"eye_{side}"].numpy()
+            self.eyes.append(rows)
+            self.radius.append(np.where(arm[:, 2] > 0, np.hypot(arm[:, 0], arm[:, 1]), 1.0))
+
+    def paint(
+        self, view: dict[str, np.ndarray], skins: np.ndarray, generator: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Colours [N, 3], trust [N] and light [N, 1] of a random person with this view's hair."""
+        materials = self.pack.materials
+        row = int(generator.choice(skins))
+        color = materials.skin[row].astype(np.float32) / 255
+        trust = materials.confidence[row].astype(np.float32) / 255
+        cover = view["cover"].astype(np.float32)[:, None] / 255
+        shade = view["shade"].astype(np.float32)[:, None] / 128
+        own = materials.hair_color[row]
+        if view["hat"]:
+            hair = generator.uniform(0.02, 0.9) * generator.dirichlet([3, 3, 3]) * 2
+            under = own if own.min() >= 0 else _hair_color(generator)
+        else:
+            hair = own if own.min() >= 0 and generator.random() < 0.4 else _hair_color(generator)
+            under = hair
+        strands = np.clip(hair * (1 + generator.uniform(0.5, 1.2) * (shade - 1)), 0, 1)
+        stubble = self.scalp[:, None] * (1 - cover) * (generator.random() < 0.7) * generator.uniform(0.4, 1)
+        color = color * (1 - stubble) + stubble * under
+        color = color * (1 - cover) + cover * strands
+        trust = np.maximum(trust, cover[:, 0])
+        collar = generator.uniform(-0.165, -0.105) + generator.uniform(-0.4, 0.4) * (self.points[:, 2] - 0.02)
+        cloth = np.clip((collar - self.points[:, 1]) / 0.003, 0, 1)[:, None] * (1 - cover) * self.skin[:, None]
+        fabric = np.clip(generator.uniform(0.02, 1.0) * generator.dirichlet([4, 4, 4]) * 3, 0, 1)
+        weave = 1 + 0.12 * smooth_noise(self.points, generator.uniform(0.005, 0.03), generator)[:, None]
+        color = color * (1 - cloth) + cloth * fabric * weave
+        trust = np.maximum(trust, 0.5 * cloth[:, 0])
+        level = np.clip(color[self.skin].mean() / 0.55, 0.5, 1.1)
+        iris = _iris_color(generator)
+        for rows, radius in zip(self.eyes, self.radius, strict=True):
+            color[rows] = draw_eye(radius, iris) * level
+        direction = generator.normal(0, 1, 3)
+        direction /= np.linalg.norm(direction)
+        strength = generator.uniform(0, 0.45) * (generator.random() < 0.6)
+        light = 1 + strength * (self.normals @ direction)[:, None]
+        gain = np.exp(generator.normal(0, [0.12, 0.08, 0.12]) + generator.normal(0, 0.12))
+        return (color * gain).astype(np.float32), trust.astype(np.float32), light.astype(np.float32)
+
+    def mouth_light(self, expression: np.ndarray) -> np.ndarray:
+        """Gain [N, 1]: an open mouth lets light in."""
+        open_share = np.clip(expression[INDEX["jawOpen"]] / 0.4, 0, 1)
+        return np.where(self.interior, 0.55 + 0.45 * open_share, 1.0)[:, None].astype(np.float32)
+
+
+def _hair_color(generator: np.random.Generator) -> np.ndarray:
+    palette = np.array(
+        [
+            [0.05, 0.045, 0.045], [0.10, 0.07, 0.055], [0.20, 0.13, 0.09], [0.33, 0.22, 0.14], [0.48, 0.35, 0.22],
+            [0.72, 0.58, 0.38], [0.42, 0.20, 0.11], [0.55, 0.54, 0.53], [0.80, 0.79, 0.77],
+        ]
+    )  # fmt: skip
+    weights = np.array([0.2, 0.16, 0.15, 0.12, 0.1, 0.08, 0.05, 0.08, 0.06])
+    return np.clip(palette[generator.choice(len(palette), p=weights)] * np.exp(generator.normal(0, 0.15, 3)), 0, 1)
+
+
+def _iris_color(generator: np.random.Generator) -> np.ndarray:
+    palette = np.array([[0.16, 0.09, 0.05], [0.30, 0.19, 0.11], [0.35, 0.42, 0.50], [0.36, 0.38, 0.26]])
+    return palette[generator.choice(4, p=[0.4, 0.3, 0.18, 0.12])] * generator.uniform(0.7, 1.3)
+
+
+class Batcher:
+    """Draws batches at full or half texel resolution."""
+
+    def __init__(self, head: HeadModel, pack: Pack, resolution: int) -> None:
+        self.painter, self.pack = Painter(head, pack), pack
+        self.rows = texel_rows(head, resolution)
+
+    def synthetic(
+        self, views: dict[str, np.ndarray], skins: np.ndarray, row: int, generator: np.random.Generator, augment: bool
+    ) -> dict[str, np.ndarray]:
+        """One painted view: the photo, what tracking sees of it, and the right answer."""
+        view = {name: np.asarray(values[row]) for name, values in views.items()}
+        albedo, trust, light = self.painter.paint(view, skins, generator)
+        lit = albedo * light
+        shown = np.clip(lit * self.painter.mouth_light(view["expression"]), 0, 1)
+        same = generator.random() < 0.5
+        expression = view["expression"] if same else random_expression(generator)
+        target = np.clip(lit * self.painter.mouth_light(expression), 0, 1)
+        table = np.concatenate([shown, np.ones((BACKGROUND + 1 - len(shown), 3), np.float32)])
+        image = table[view["image_texel"]]
+        color = table[view["seen_texel"]][self.rows]
+        if augment:
+            noise = generator.uniform(0, 0.03)
+            image = np.clip(image + noise * generator.normal(size=image.shape), 0, 1)
+            color = np.clip(color + noise * generator.normal(size=color.shape), 0, 1)
+        rows = self.rows
+        return {
+            "image": image.astype(np.float32),
+            "color": color.astype(np.float32),
+            "seen": view["seen"][rows].astype(np.float32) / 255,
+            "facing": view["facing"][rows].astype(np.float32) / 255,
+            "hull": view["hull"][rows].astype(np.float32),
+            "expression": expression,
+            "cam2world": view["cam2world"],
+            "intrinsics": _normalised(view["focal"], view["centre"]),
+            "target": target[rows],
+            "weight": 0.15 + 0.85 * trust[rows],
+            "height": view["height"][rows].astype(np.float32),
+            "height_weight": self.painter.skin[rows].astype(np.float32),
+            "sink": np.int64(MULTI_VIEW),
+        }
+
+    def portrait(self, row: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
+        """One real photo: it teaches only what it shows, part of which is hidden from the input."""
+        photo = {name: np.asarray(values[row]) for name, values in self.pack.portraits.items()}
+        rows = self.rows
+        seen = photo["seen"][rows].astype(np.float32) / 255
+        color = photo["color"][rows].astype(np.float32) / 255
+        hidden = np.ones_like(seen)
+        dice = generator.random()
+        if dice < 0.4:  # half a face
+            side = generator.normal(0, 1, 3) * [1, 0.5, 0.2]
+            hidden = ((self.painter.points[rows] @ side) > generator.uniform(-0.05, 0.01)).astype(np.float32)
+        elif dice < 0.6:
+            hidden = (smooth_noise(self.painter.points[rows], 0.03, generator) > -0.5).astype(np.float32)
+        return {
+            "image": photo["image"].astype(np.float32) / 255,
+            "color": color,
+            "seen": seen * hidden,
+            "facing": photo["facing"][rows].astype(np.float32) / 255,
+            "hull": photo["hull"][rows].astype(np.float32),
+            "expression": photo["expression"],
+            "cam2world": photo["cam2world"],
+            "intrinsics": _normalised(photo["focal"], photo["centre"]),
+            "target": color,
+            "weight": seen,
+            "height": photo["hull"][rows].astype(np.float32),
+            "height_weight": 0.1 * self.painter.skin[rows].astype(np.float32),
+            "sink": np.int64(MONOCULAR),
+        }
+
+
+def collate(samples: list[dict[str, np.ndarray]]) -> Batch:
+    """Samples stacked, with their Pluecker maps."""
+    stacked = {name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in samples[0]}
+    plucker = plucker_map(stacked.pop("cam2world"), stacked.pop("intrinsics"), IMAGE_SIZE, IMAGE_SIZE)
+    stacked["image"] = stacked["image"].permute(0, 3, 1, 2).contiguous()
+    return Batch(plucker=plucker, **stacked)
+
+
+def texel_rows(head: HeadModel, resolution: int) -> np.ndarray:
+    """For each texel at `resolution` the row of the nearest texel of the full grid."""
+    full, grid = head.texels(RESOLUTION), head.texels(resolution)
+    if resolution == RESOLUTION:
+        return np.arange(len(full.index))
+    with torch.no_grad():
+        from scipy.spatial import cKDTree
+
+        part = 10.0 * full.part.numpy()[:, None]
+        tree = cKDTree(np.concatenate([surface(full, head.template).numpy(), part], 1))
+        wanted = np.concatenate([surface(grid, head.template).numpy(), 10.0 * grid.part.numpy()[:, None]], 1)
+        return tree.query(wanted)[1]
+
+
+def _normalised(focal: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Intrinsics [3, 3] divided by the picture size (SPEC 1)."""
+    f, (x, y) = float(focal) / IMAGE_SIZE, np.asarray(centre) / IMAGE_SIZE
+    return np.array([[f, 0, x], [0, f, y], [0, 0, 1]], np.float32)
