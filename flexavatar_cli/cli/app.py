@@ -15,7 +15,7 @@ from flexavatar_cli.cli import console
 from flexavatar_cli.core.errors import FlexAvatarError, InputError
 
 # Modules of flexavatar_cli.cli in the order of `--help`. Each has `register(app)`.
-COMMANDS = ("create", "fit", "matte", "track", "encode", "decode", "render", "info", "doctor")
+COMMANDS = ("create", "fit", "matte", "track", "encode", "decode", "render", "prepare", "train", "info", "doctor")
 
 COMMON = {
     "json": Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")],
@@ -107,6 +107,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if error.strerror is None:
             raise
         return complain(f"{error.filename or 'file'}: {error.strerror}", InputError.exit_code)
+    finally:
+        console.release()
     if code == 130:  # what typer makes of Ctrl-C
         return complain("interrupted", 130)
     return code if isinstance(code, int) else 0

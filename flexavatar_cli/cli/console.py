@@ -11,6 +11,7 @@ from pathlib import Path
 OnStep = Callable[[int, int], None]  # on_step(done, total): called by a stage after each step
 
 log = logging.getLogger("flexavatar")
+LOGGERS = ("flexavatar", "flexavatar_cli")  # ours; other libraries keep their own manners
 
 
 @dataclass
@@ -31,10 +32,19 @@ def configure(json: bool, quiet: bool, verbose: bool) -> None:
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    for name in ("flexavatar", "flexavatar_cli"):
+    for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
+
+
+def release() -> None:
+    """Undo `configure`: the program may be called again, or from another program."""
+    configure(json=False, quiet=False, verbose=False)
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
+        logger.setLevel(logging.NOTSET)
 
 
 @contextmanager

@@ -57,14 +57,14 @@ def test_our_own_bugs_stay_tracebacks(monkeypatch):
 
 def test_common_options_reach_the_console_and_not_the_command(monkeypatch, capsys):
     def go(number: int, twice: bool = False) -> None:
-        console.report({"number": number * (2 if twice else 1)})
+        console.report({"number": number * (2 if twice else 1), "quiet": console.settings.quiet})
 
     with_command(monkeypatch, go)
     assert run(["go", "3"]) == 0
-    assert capsys.readouterr().out == "number  3\n"
+    assert capsys.readouterr().out == "number  3\nquiet   no\n"
     assert run(["go", "3", "--twice", "--json", "-q"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"number": 6}
-    assert console.settings.quiet
+    assert json.loads(capsys.readouterr().out) == {"number": 6, "quiet": True}
+    assert not console.settings.quiet
 
 
 @pytest.mark.parametrize("arguments", [["go"], ["go", "x"], ["go", "1", "--unknown"], ["nothing"]])

@@ -2,8 +2,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from flexavatar_cli.cli import console
+
+
+@pytest.fixture(autouse=True)
+def released():
+    yield
+    console.release()
 
 
 def test_report_is_one_json_object(capsys):
