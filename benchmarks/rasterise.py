@@ -24,10 +24,18 @@ from numba import njit, prange
 
 from flexavatar_cli.core.camera import Camera, look_at
 from flexavatar_cli.core.gaussians import Gaussians
-from flexavatar_cli.render import cpu_backend, render, simd
-from flexavatar_cli.render import cpu_kernels as kernels
+from flexavatar_cli.render import cpu_backend, cpu_binning, cpu_blending, cpu_projection, render, simd
+from flexavatar_cli.render.cpu_blending import MAX_ALPHA, MIN_TRANSMITTANCE
+from flexavatar_cli.render.cpu_projection import TILE
 
-STAGES = ("project", "order_by_depth", "bin_tiles", "blend", "blend_backward", "project_backward")
+STAGES = {
+    "project": cpu_projection,
+    "order_by_depth": cpu_binning,
+    "bin_tiles": cpu_binning,
+    "blend": cpu_blending,
+    "blend_backward": cpu_blending,
+    "project_backward": cpu_projection,
+}
 FLOPS_PER_PAIR = 34  # of the forward blend, a fused multiply-add counted as two
 
 
@@ -51,11 +59,11 @@ def make_scene(count: int, size: int, seed: int = 0) -> tuple[Gaussians, Camera]
 
 @njit(cache=True, parallel=True)
 def naive_blend(pairs, starts, splats, background, tiles_x, rgb, alpha):  # type: ignore[no-untyped-def]
-    """`kernels.blend` one pixel at a time: row spans of the contour, math.exp, one exit per pixel."""
+    """`cpu_blending.blend` one pixel at a time: row spans of the contour, math.exp, one exit per pixel."""
     height, width = alpha.shape
     for tile in prange(len(starts) - 1):
-        left, top = tile % tiles_x * kernels.TILE, tile // tiles_x * kernels.TILE
-        right, bottom = min(left + kernels.TILE, width), min(top + kernels.TILE, height)
+        left, top = tile % tiles_x * TILE, tile // tiles_x * TILE
+        right, bottom = min(left + TILE, width), min(top + TILE, height)
         rest = np.ones((bottom - top, right - left), np.float32)
         stopped = np.zeros(rest.shape, np.bool_)
         rgb[top:bottom, left:right] = 0.0
@@ -71,10 +79,10 @@ def naive_blend(pairs, starts, splats, background, tiles_x, rgb, alpha):  # type
                     if stopped[y - top, x - left]:
                         continue
                     u = l11 * (np.float32(x + 0.5) - middle)
-                    a = min(kernels.MAX_ALPHA, opacity * math.exp(np.float32(-8.0) * (u * u + v * v)))
+                    a = min(MAX_ALPHA, opacity * math.exp(np.float32(-8.0) * (u * u + v * v)))
                     before = rest[y - top, x - left]
                     after = before * (np.float32(1.0) - a)
-                    if after <= kernels.MIN_TRANSMITTANCE:
+                    if after <= MIN_TRANSMITTANCE:
                         stopped[y - top, x - left] = True
                         continue
                     rest[y - top, x - left] = after
@@ -93,11 +101,11 @@ def count_pairs(pairs, starts, splats, tiles_x):  # type: ignore[no-untyped-def]
     """Pixels within the 1/255 contour of each splat, hidden ones included."""
     total = 0
     for tile in prange(len(starts) - 1):
-        left, top = tile % tiles_x * kernels.TILE, tile // tiles_x * kernels.TILE
+        left, top = tile % tiles_x * TILE, tile // tiles_x * TILE
         for i in range(starts[tile], starts[tile + 1]):
             mean_x, mean_y, l11, l21, l22, reach, _, _, _, _, _, _ = splats[pairs[i, 0]]
-            for y in range(top, top + kernels.TILE):
-                for x in range(left, left + kernels.TILE):
+            for y in range(top, top + TILE):
+                for x in range(left, left + TILE):
                     u, v = l11 * (x + 0.5 - mean_x) + l21 * (y + 0.5 - mean_y), l22 * (y + 0.5 - mean_y)
                     total += u * u + v * v <= reach
     return total
@@ -134,7 +142,7 @@ def timings(jobs: dict[str, Callable[[], object]], repeats: int) -> dict[str, li
 def stage_timings(job: Callable[[], object], repeats: int) -> dict[str, list[float]]:
     """Milliseconds of each kernel while `job` runs."""
     times: dict[str, list[float]] = {name: [] for name in STAGES}
-    originals = {name: getattr(kernels, name) for name in STAGES}
+    originals = {name: getattr(module, name) for name, module in STAGES.items()}
 
     def timed(name: str) -> Callable:
         def call(*args: object) -> object:
@@ -145,12 +153,12 @@ def stage_timings(job: Callable[[], object], repeats: int) -> dict[str, list[flo
 
         return call
 
-    for name in STAGES:
-        setattr(kernels, name, timed(name))
+    for name, module in STAGES.items():
+        setattr(module, name, timed(name))
     for _ in range(repeats):
         job()
     for name, original in originals.items():
-        setattr(kernels, name, original)
+        setattr(STAGES[name], name, original)
     return times
 
 
@@ -173,14 +181,15 @@ def measure(count: int, size: int, repeats: int) -> dict[str, float]:
 
     pixels = np.ones((size, size, 3), np.float32)
     ours, naive, alpha = np.empty_like(pixels), np.empty_like(pixels), np.empty((size, size), np.float32)
-    view = cpu_backend._forward([value.numpy() for value in vars(scene).values()], camera, 0, pixels, ours, alpha)
-    tiles_x = -(-size // kernels.TILE)
+    arrays = tuple(value.numpy() for value in vars(scene).values())
+    view = cpu_backend._forward(arrays, camera, 0, pixels, ours, alpha)
+    tiles_x = -(-size // TILE)
     tile_lists = (view.pairs, view.starts, view.splats, pixels, tiles_x)
     times = timings(
         {
             "forward": lambda: render(scene, camera, backend="cpu"),
             "forward_backward": forward_backward,
-            "blend": lambda: kernels.blend(*tile_lists, ours, alpha, view.touched, view.finals),
+            "blend": lambda: cpu_blending.blend(*tile_lists, ours, alpha, view.touched, view.finals),
             "naive_blend": lambda: naive_blend(*tile_lists, naive, alpha),
         },
         repeats,

@@ -1,6 +1,7 @@
 """The CPU rasteriser: 3D Gaussian splatting (Kerbl et al. 2023) with gsplat's conventions, differentiable.
 
-The readable half: what is kept between the passes and in which order the kernels run. `cpu_kernels` calculates.
+What is kept between the passes, and in which order the kernels run: `cpu_projection`, `cpu_binning`, `cpu_blending`,
+and back.
 """
 
 import threading
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from flexavatar_cli.core.camera import Camera
 from flexavatar_cli.core.gaussians import Gaussians
-from flexavatar_cli.render import cpu_kernels as kernels
+from flexavatar_cli.render import cpu_binning, cpu_blending, cpu_projection
+from flexavatar_cli.render.cpu_blending import BLOCK, PIXELS
+from flexavatar_cli.render.cpu_projection import RECORD, SPLAT, TILE, Arrays, Lens
 
 # Numba's fallback threading layer must not be entered by two threads at once.
 _one_at_a_time = threading.Lock()
@@ -24,7 +27,7 @@ class _View:
     """One camera as the kernels want it, and what its forward pass leaves to the backward pass."""
 
     pose: np.ndarray  # [3, 4] float64 world-to-camera
-    lens: tuple[float, ...]  # fx, fy, cx, cy, left, right, top, bottom
+    lens: Lens  # fx, fy, cx, cy, left, right, top, bottom
     splats: np.ndarray  # [N, SPLAT] float32
     offsets: np.ndarray  # [N + 1] int64, first record of each Gaussian
     pairs: np.ndarray  # [P, 2] int32, Gaussian and record, by tile and depth
@@ -51,7 +54,7 @@ class _Rasterise(torch.autograd.Function):
     """positions, quats, scales, opacities, colors, background, camera -> rgb, alpha."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         context: Any,
         positions: Tensor,
         quats: Tensor,
@@ -61,7 +64,7 @@ class _Rasterise(torch.autograd.Function):
         background: Tensor,
         camera: Camera,
     ) -> tuple[Tensor, Tensor]:
-        parameters = [_array(tensor) for tensor in (positions, quats, scales, opacities, colors)]
+        parameters = _arrays(positions, quats, scales, opacities, colors)
         rgb = torch.empty(len(camera), camera.height, camera.width, 3)
         alpha = torch.empty(rgb.shape[:3])
         with _one_at_a_time:
@@ -69,21 +72,19 @@ class _Rasterise(torch.autograd.Function):
                 _forward(parameters, camera, view, background[view].numpy(), rgb[view].numpy(), alpha[view].numpy())
                 for view in range(len(camera))
             ]
-        context.save_for_backward(positions, quats, scales, opacities, background)
+        context.save_for_backward(positions, quats, scales, opacities, colors, background)
         context.views = views
         return rgb, alpha
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(context: Any, grad_rgb: Tensor, grad_alpha: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(context: Any, grad_rgb: Tensor, grad_alpha: Tensor) -> tuple[Tensor | None, ...]:
         *parameters, background = context.saved_tensors
-        count = len(parameters[0])
-        grads = [torch.zeros(count, *shape) for shape in ((3,), (4,), (3,), (), (3,))]
-        arrays, sums = [_array(tensor) for tensor in parameters], [grad.numpy() for grad in grads]
-        rgb, alpha = _array(grad_rgb), _array(grad_alpha)
+        grads = [torch.zeros(parameter.shape) for parameter in parameters]
+        rgb, alpha = _arrays(grad_rgb, grad_alpha)
         with _one_at_a_time:
             for i, view in enumerate(context.views):
-                _backward(view, arrays, background[i].numpy(), rgb[i], alpha[i], sums)
+                _backward(view, _arrays(*parameters), background[i].numpy(), rgb[i], alpha[i], _arrays(*grads))
         grad_background = None
         if context.needs_input_grad[5]:
             rest = torch.stack([_transmittance(view, *grad_alpha.shape[1:]) for view in context.views])
@@ -91,32 +92,32 @@ class _Rasterise(torch.autograd.Function):
         return *grads, grad_background, None
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().contiguous().numpy()
+def _arrays(*tensors: Tensor) -> Arrays:
+    return tuple(tensor.detach().contiguous().numpy() for tensor in tensors)
 
 
 def _forward(
-    parameters: list[np.ndarray], camera: Camera, view: int, background: np.ndarray, rgb: np.ndarray, alpha: np.ndarray
+    parameters: Arrays, camera: Camera, view: int, background: np.ndarray, rgb: np.ndarray, alpha: np.ndarray
 ) -> _View:
     """Render one view into rgb [H, W, 3] and alpha [H, W]."""
     height, width = alpha.shape
     pose, lens = camera.world2cam[view, :3], _lens(camera, view)
     count = len(parameters[0])
-    tiles_x, tiles_y = -(-width // kernels.TILE), -(-height // kernels.TILE)
-    splats = np.empty((count, kernels.SPLAT), np.float32)
+    tiles_x, tiles_y = -(-width // TILE), -(-height // TILE)
+    splats = np.empty((count, SPLAT), np.float32)
     depths, rects = np.empty(count, np.float32), np.empty((count, 4), np.int32)
-    kernels.project(*parameters, pose, lens, width, height, splats, depths, rects)
+    cpu_projection.project(parameters, pose, lens, width, height, splats, depths, rects)
     offsets = np.empty(count + 1, np.int64)
-    order = kernels.order_by_depth(rects, depths, offsets)
+    order = cpu_binning.order_by_depth(rects, depths, offsets)
     pairs, starts = np.empty((offsets[-1], 2), np.int32), np.empty(tiles_x * tiles_y + 1, np.int64)
-    kernels.bin_tiles(order, rects, offsets, tiles_x, tiles_y, pairs, starts)
-    finals = np.empty((tiles_x * tiles_y, 2 * kernels.PIXELS), np.float32)
+    cpu_binning.bin_tiles(order, rects, offsets, tiles_x, pairs, starts)
+    finals = np.empty((tiles_x * tiles_y, 2 * PIXELS), np.float32)
     touched = np.empty(len(pairs), np.uint16)
-    kernels.blend(pairs, starts, splats, background, tiles_x, rgb, alpha, touched, finals)
+    cpu_blending.blend(pairs, starts, splats, background, tiles_x, rgb, alpha, touched, finals)
     return _View(pose, lens, splats, offsets, pairs, starts, touched, finals)
 
 
-def _lens(camera: Camera, view: int) -> tuple[float, ...]:
+def _lens(camera: Camera, view: int) -> Lens:
     """fx, fy, cx, cy in pixels and gsplat's clamps of x/z and y/z in the Jacobian: the picture plus 0.3 half-widths."""
     intrinsics = camera.intrinsics[view]
     fx, fy, cx, cy = (float(intrinsics[i]) for i in ((0, 0), (1, 1), (0, 2), (1, 2)))
@@ -128,16 +129,16 @@ def _lens(camera: Camera, view: int) -> tuple[float, ...]:
 
 def _backward(
     view: _View,
-    parameters: list[np.ndarray],
+    parameters: Arrays,
     background: np.ndarray,
     grad_rgb: np.ndarray,
     grad_alpha: np.ndarray,
-    sums: list[np.ndarray],
+    sums: Arrays,
 ) -> None:
     """Add one view's gradients to `sums` (shapes of positions, quats, scales, opacities, colors)."""
-    records = np.empty(len(view.pairs) * kernels.RECORD, np.float32)
-    tiles_x = -(-grad_alpha.shape[1] // kernels.TILE)
-    kernels.blend_backward(
+    records = np.empty(len(view.pairs) * RECORD, np.float32)
+    tiles_x = -(-grad_alpha.shape[1] // TILE)
+    cpu_blending.blend_backward(
         view.pairs,
         view.starts,
         view.splats,
@@ -149,12 +150,12 @@ def _backward(
         grad_alpha,
         records,
     )
-    kernels.project_backward(*parameters, view.pose, view.lens, view.offsets, records, *sums)
+    cpu_projection.project_backward(parameters, view.pose, view.lens, view.offsets, records, sums)
 
 
 def _transmittance(view: _View, height: int, width: int) -> Tensor:
     """What the forward pass let through of the background, [H, W], from block order to rows."""
-    tiles_x, blocks, size = -(-width // kernels.TILE), kernels.TILE // kernels.BLOCK, kernels.BLOCK
-    planes = torch.from_numpy(view.finals[:, : kernels.PIXELS])
+    tiles_x, blocks, size = -(-width // TILE), TILE // BLOCK, BLOCK
+    planes = torch.from_numpy(view.finals[:, :PIXELS])
     planes = planes.reshape(-1, tiles_x, blocks, blocks, size, size)  # tile y, x, block y, x, pixel y, x
-    return planes.permute(0, 2, 4, 1, 3, 5).reshape(-1, tiles_x * kernels.TILE)[:height, :width]
+    return planes.permute(0, 2, 4, 1, 3, 5).reshape(-1, tiles_x * TILE)[:height, :width]

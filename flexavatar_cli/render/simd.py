@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs
 """Sixteen float32 lanes as one Numba value, so that kernels say what the vector unit shall do.
 
 LLVM's loop vectoriser guesses; these few words do not. A vector is one AVX-512 register, two of AVX2 or four
@@ -8,7 +9,7 @@ the same bits wherever it is compiled in, which lets a backward pass repeat the 
     y = select(x < 1.0, fma(x, x, 2.0), 0.0)
     store(array, 32, y)
 
-Numba's file cache does not notice changes here: touch the modules that use this one after editing it.
+Numba's file cache does not notice changes here: after editing, touch `cpu_blending.py`.
 """
 
 import operator
@@ -16,11 +17,15 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import extending, types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import models, overload, register_model
 
 LANES = 16
+
+intrinsic: Any = extending.intrinsic  # its own annotation would have callers pass the typing context
+
+Vector = Any  # what annotations call such a value: it exists in compiled code only
 
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _BITS = ir.VectorType(ir.IntType(1), LANES)
@@ -62,14 +67,14 @@ def _define(operation: Callable, result: Any, emit: Callable) -> None:
     """Teach Numba `operation(a, b)` where one operand is a vector, the other a vector or a number."""
 
     @intrinsic
-    def call(typingctx, a, b):  # type: ignore[no-untyped-def]
-        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def call(typingctx, a, b):
+        def codegen(context, builder, signature, args):
             return emit(builder, *_vectors(context, builder, signature, args))
 
         return result(a, b), codegen
 
     @overload(operation, inline="always")
-    def implement(a, b):  # type: ignore[no-untyped-def]
+    def implement(a, b):
         if Floats in (a, b) and _is_operand(a) and _is_operand(b):
             return lambda a, b: call(a, b)
         return None
@@ -86,30 +91,30 @@ _define(operator.ge, Mask, lambda builder, x, y: builder.fcmp_ordered(">=", x, y
 
 
 @intrinsic
-def _both(typingctx, a, b):  # type: ignore[no-untyped-def]
+def _both(typingctx, a, b):
     return Mask(a, b), lambda context, builder, signature, args: builder.and_(*args)
 
 
 @overload(operator.and_, inline="always")
-def _and(a, b):  # type: ignore[no-untyped-def]
+def _and(a, b):
     return (lambda a, b: _both(a, b)) if a is Mask and b is Mask else None
 
 
 @intrinsic
-def load(typingctx, array, start):  # type: ignore[no-untyped-def]
+def load(typingctx, array, start):
     """The lanes array[start : start + 16]; unchecked."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         return builder.load(_address(context, builder, signature, args), align=4)
 
     return Floats(array, types.intp), codegen
 
 
 @intrinsic
-def store(typingctx, array, start, value):  # type: ignore[no-untyped-def]
+def store(typingctx, array, start, value):
     """Write the lanes to array[start : start + 16]; unchecked."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         vector = _floats(context, builder, args[2], signature.args[2])
         builder.store(vector, _address(context, builder, signature, args), align=4)
 
@@ -131,40 +136,40 @@ def _call_llvm(builder: Any, name: str, vectors: list, flags: tuple[str, ...] = 
 
 
 @intrinsic
-def fma(typingctx, a, b, c):  # type: ignore[no-untyped-def]
+def fma(typingctx, a, b, c):
     """a * b + c, rounded once where the machine can."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         return _call_llvm(builder, "fmuladd", _vectors(context, builder, signature, args))
 
     return Floats(a, b, c), codegen
 
 
 @intrinsic
-def minimum(typingctx, a, b):  # type: ignore[no-untyped-def]
+def minimum(typingctx, a, b):
     """The smaller of a and b, neither of them NaN."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         return _call_llvm(builder, "minnum", _vectors(context, builder, signature, args), ("nnan", "nsz"))
 
     return Floats(a, b), codegen
 
 
 @intrinsic
-def maximum(typingctx, a, b):  # type: ignore[no-untyped-def]
+def maximum(typingctx, a, b):
     """The larger of a and b, neither of them NaN."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         return _call_llvm(builder, "maxnum", _vectors(context, builder, signature, args), ("nnan", "nsz"))
 
     return Floats(a, b), codegen
 
 
 @intrinsic
-def select(typingctx, mask, a, b):  # type: ignore[no-untyped-def]
+def select(typingctx, mask, a, b):
     """a where the mask is set, else b."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         x, y = (_floats(context, builder, args[i], signature.args[i]) for i in (1, 2))
         return builder.select(args[0], x, y)
 
@@ -172,10 +177,10 @@ def select(typingctx, mask, a, b):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def negative(typingctx, a):  # type: ignore[no-untyped-def]
+def negative(typingctx, a):
     """-|a|."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         integers = ir.VectorType(ir.IntType(32), LANES)
         signs = ir.Constant(integers, [1 << 31] * LANES)
         return builder.bitcast(builder.or_(builder.bitcast(args[0], integers), signs), _FLOATS)
@@ -184,30 +189,30 @@ def negative(typingctx, a):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def lane_bits(typingctx, mask):  # type: ignore[no-untyped-def]
+def lane_bits(typingctx, mask):
     """The mask as an integer, lane i = bit i."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         return builder.zext(builder.bitcast(args[0], ir.IntType(LANES)), ir.IntType(64))
 
     return types.int64(mask), codegen
 
 
 @intrinsic
-def lowest_bit(typingctx, bits):  # type: ignore[no-untyped-def]
+def lowest_bit(typingctx, bits):
     """Position of the lowest set bit of a nonzero int64."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
 
     return types.int64(types.int64), codegen
 
 
 @intrinsic
-def lane_sums(typingctx, vectors):  # type: ignore[no-untyped-def]
+def lane_sums(typingctx, vectors):
     """Lane i = sum over the lanes of vectors[i], for a tuple of up to 16 vectors; the remaining lanes are 0."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         rows: list[Any] = [builder.extract_value(args[0], i) for i in range(len(signature.args[0]))]
         rows += [None] * (LANES - len(rows))
         lanes = LANES
