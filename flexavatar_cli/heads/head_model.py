@@ -138,7 +138,7 @@ class HeadModel:
 
 
 def _gaze_rotation(gaze: Tensor) -> Tensor:
-    """R_y(yaw) R_x(-pitch) [..., 3, 3] of angles [..., 2] in radians: the axis +z turns to the subject's left and up."""
+    """R_y(yaw) R_x(-pitch) [..., 3, 3] of angles [..., 2] in radians: +z turns to the subject's left and up."""
     yaw, pitch = gaze.unbind(-1)
     sy, cy, sp, cp = torch.sin(yaw), torch.cos(yaw), torch.sin(pitch), torch.cos(pitch)
     zero = torch.zeros_like(yaw)

@@ -41,15 +41,13 @@ class Deformation(NamedTuple):
 
 def surface(grid: TexelGrid, vertices: Tensor) -> Tensor:
     """Positions [..., N, 3] of the texels on the surface with `vertices` [..., V, 3]."""
-    corners = _rows(vertices, grid.corners.reshape(-1)).unflatten(-2, (-1, 3))
-    weights = grid.bary.to(vertices.dtype)
-    return (corners * weights[..., None]).sum(-2)
+    flat, shape = _columns(vertices)
+    return _back(_sampler(grid, len(flat), vertices.dtype) @ flat, shape)
 
 
 def vertex_normals(head: HeadModel, vertices: Tensor, steps: int = NORMAL_STEPS) -> Tensor:
     """Area-weighted unit normals [..., V, 3], averaged over the skin's neighbours in `steps` half-steps."""
-    cross = _face_cross(head, vertices)
-    flat, shape = _columns(cross)
+    flat, shape = _columns(torch.linalg.cross(*_edges(head, vertices)))
     summed = _matrix(head, "sum").to(vertices.dtype) @ flat
     normals = normalize(_back(summed, shape), dim=-1)
     if steps:
@@ -65,18 +63,17 @@ def frames(head: HeadModel, grid: TexelGrid, vertices: Tensor, steps: int = NORM
     """Texel frames from smoothed vertex normals and the atlas' +u direction."""
     normals = vertex_normals(head, vertices, steps)
     normal = normalize(surface(grid, normals), dim=-1)
-    along_u = _face_tangent(head, vertices)
-    tangent = _rows(along_u, grid.face)
-    tangent = normalize(tangent - (tangent * normal).sum(-1, keepdim=True) * normal, dim=-1)
+    along_u = _rows(_face_tangent(head, vertices), grid.face)
+    tangent = normalize(along_u - _dot(along_u, normal) * normal, dim=-1)
     return Frames(tangent, torch.linalg.cross(normal, tangent), normal)
 
 
 def texel_steps(head: HeadModel, grid: TexelGrid, vertices: Tensor) -> tuple[Tensor, Tensor]:
     """Surface steps dP/du and dP/dv per texel, each [..., N, 3] metres per texel of `grid`."""
-    edges = _edges(head, vertices)
     table = _uv_table(head).to(vertices.dtype) / grid.resolution  # [F, 2, 2]
-    step = torch.einsum("fij,...fjc->...fic", table, edges)
-    step = _rows(step.flatten(-2), grid.face)
+    first, second = _edges(head, vertices)
+    step = torch.cat([table[:, i, 0:1] * first + table[:, i, 1:2] * second for i in range(2)], -1)
+    step = _rows(step, grid.face)
     return step[..., :3], step[..., 3:]
 
 
@@ -86,29 +83,26 @@ def deformation(head: HeadModel, grid: TexelGrid, neutral: Tensor, vertices: Ten
     Polar decomposition of the in-plane 2 x 2 deformation gradient, in closed form. `neutral` may lack the
     leading axes of `vertices`.
     """
-    before, after = _edges(head, neutral), _edges(head, vertices)
-    t0, b0, n0 = _orthonormal(before)
-    t1, b1, n1 = _orthonormal(after)
-    # edges in the triangle's own axes are upper triangular: e1 = (l, 0), e2 = (p, q)
-    l0, p0, q0 = _dot(before[..., 0, :], t0), _dot(before[..., 1, :], t0), _dot(before[..., 1, :], b0)
-    l1, p1, q1 = _dot(after[..., 0, :], t1), _dot(after[..., 1, :], t1), _dot(after[..., 1, :], b1)
-    tiny = 1e-12
-    a = l1 / l0.clamp_min(tiny)
-    d = q1 / q0.clamp_min(tiny)
-    b = (p1 - a * p0) / q0.clamp_min(tiny)
-    # [[a, b], [0, d]]: rotation angle from (a + d, -b), singular values from the two half-sums
-    half_sum = torch.sqrt((a + d) ** 2 + b**2 + tiny)
-    half_difference = torch.sqrt((a - d) ** 2 + b**2 + tiny)
-    cos, sin = ((a + d) / half_sum)[..., None], (-b / half_sum)[..., None]
-    turned_t, turned_b = cos * t1 + sin * b1, cos * b1 - sin * t1
-    rotation = (
-        turned_t[..., :, None] * t0[..., None, :]
-        + turned_b[..., :, None] * b0[..., None, :]
-        + n1[..., :, None] * n0[..., None, :]
-    )
-    stretch = torch.stack([half_sum + half_difference, half_sum - half_difference], -1) / 2
-    packed = _rows(torch.cat([rotation.flatten(-2), stretch], -1), grid.face)
+    (e0, f0), (e1, f1) = _edges(head, neutral), _edges(head, vertices)
+    t0, b0, n0 = _orthonormal(e0, f0)
+    t1, b1, n1 = _orthonormal(e1, f1)
+    # In the triangle's own axes the edges are (length, 0) and (p, q), so the gradient is [[a, b], [0, d]].
+    q0 = _dot(f0, b0).clamp_min(_TINY)
+    a = _dot(e1, t1) / _dot(e0, t0).clamp_min(_TINY)
+    d = _dot(f1, b1) / q0
+    b = (_dot(f1, t1) - a * _dot(f0, t0)) / q0
+    half_sum = torch.sqrt((a + d) ** 2 + b**2 + _TINY)
+    half_difference = torch.sqrt((a - d) ** 2 + b**2 + _TINY)
+    cos, sin = (a + d) / half_sum, -b / half_sum  # the nearest rotation turns by the angle of (a + d, -b)
+    after = torch.stack([cos * t1 + sin * b1, cos * b1 - sin * t1, n1], -1)
+    before = torch.stack([t0, b0, n0], -1)
+    rotation = after @ before.mT
+    stretch = torch.cat([half_sum + half_difference, half_sum - half_difference], -1) / 2
+    packed = _rows(torch.cat([rotation.flatten(-2), stretch.expand(*rotation.shape[:-2], 2)], -1), grid.face)
     return Deformation(packed[..., :9].unflatten(-1, (3, 3)), packed[..., 9:])
+
+
+_TINY = 1e-12
 
 
 def _rows(values: Tensor, index: Tensor) -> Tensor:
@@ -116,29 +110,27 @@ def _rows(values: Tensor, index: Tensor) -> Tensor:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(-1)
+    return (a * b).sum(-1, keepdim=True)
 
 
-def _edges(head: HeadModel, vertices: Tensor) -> Tensor:
-    """Two edges of each triangle [..., F, 2, 3]."""
-    corners = _rows(vertices, head.faces.reshape(-1)).unflatten(-2, (-1, 3))
-    return corners[..., 1:, :] - corners[..., :1, :]
-
-
-def _face_cross(head: HeadModel, vertices: Tensor) -> Tensor:
-    edges = _edges(head, vertices)
-    return torch.linalg.cross(edges[..., 0, :], edges[..., 1, :])
+def _edges(head: HeadModel, vertices: Tensor) -> tuple[Tensor, Tensor]:
+    """Two edges of each triangle, each [..., F, 3]."""
+    if "corners" not in head.cache:
+        head.cache["corners"] = [corner.contiguous() for corner in head.faces.unbind(-1)]
+    origin, first, second = (_rows(vertices, corner) for corner in head.cache["corners"])
+    return first - origin, second - origin
 
 
 def _face_tangent(head: HeadModel, vertices: Tensor) -> Tensor:
     weights = _uv_table(head)[:, 0].to(vertices.dtype)
-    return (_edges(head, vertices) * weights[..., None]).sum(-2)
+    first, second = _edges(head, vertices)
+    return weights[:, :1] * first + weights[:, 1:] * second
 
 
-def _orthonormal(edges: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    first = normalize(edges[..., 0, :], dim=-1)
-    normal = normalize(torch.linalg.cross(edges[..., 0, :], edges[..., 1, :]), dim=-1)
-    return first, torch.linalg.cross(normal, first), normal
+def _orthonormal(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    tangent = normalize(first, dim=-1)
+    normal = normalize(torch.linalg.cross(first, second), dim=-1)
+    return tangent, torch.linalg.cross(normal, tangent), normal
 
 
 def _columns(values: Tensor) -> tuple[Tensor, torch.Size]:
@@ -181,6 +173,16 @@ def _matrix(head: HeadModel, name: str) -> Tensor:
             matrix = sparse.diags(own) + sparse.diags(0.5 / np.maximum(degree, 1)) @ links
         head.cache[name] = _torch_csr(matrix.tocsr()).to(head.template.device)
     return head.cache[name]
+
+
+def _sampler(grid: TexelGrid, vertices: int, dtype: torch.dtype) -> Tensor:
+    """Sparse [N, V] of barycentric weights, made once per grid."""
+    if "sampler" not in grid.cache:
+        rows = np.repeat(np.arange(len(grid)), 3)
+        corners, weights = grid.corners.cpu().numpy().reshape(-1), grid.bary.cpu().numpy().reshape(-1)
+        matrix = sparse.csr_matrix((weights, (rows, corners)), shape=(len(grid), vertices))
+        grid.cache["sampler"] = _torch_csr(matrix).to(grid.index.device)
+    return grid.cache["sampler"].to(dtype)
 
 
 def _torch_csr(matrix: sparse.csr_matrix) -> Tensor:

@@ -135,7 +135,7 @@ def assemble(
     points: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],  # as landmarks() gives them
     raw: ict.IctFile,
 ) -> HeadModel:
-    """The protocol's arrays. Everything that depends on places is found on the ICT mean head, which `source` carries."""
+    """The protocol's arrays. What depends on places is found on the ICT mean head, which `source` carries."""
     faces = source.faces
     landmark_face, landmark_bary, sigma, usable = points
     eyes = np.stack([source.vertex_part == raw.part_names.index(f"eyeball_{side}") for side in "lr"])
@@ -215,7 +215,7 @@ def ict_texel_source(data: Path, head: HeadModel, resolution: int) -> dict[str, 
 
 
 def ict_identities(data: Path, head: HeadModel, coefficients: np.ndarray, resolution: int = 64) -> np.ndarray:
-    """Our identity coefficients [n, K] of ICT identities [n, 100]: least squares on face and scalp texels, with a ridge.
+    """Our identity coefficients [n, K] of ICT identities [n, 100]: ridge least squares on face and scalp texels.
 
     The ICT heads are first moved rigidly onto our template, which is where our identities live.
     """

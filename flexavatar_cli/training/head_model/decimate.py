@@ -1,4 +1,4 @@
-"""Fewer vertices by half-edge collapse with quadrics in a space of position, motion and atlas (Garland & Heckbert 1998).
+"""Fewer vertices by half-edge collapse, by quadrics over position, motion and atlas (Garland & Heckbert 1998).
 
 Every kept vertex is a vertex of the source, so all linear shapes and UVs carry over exactly. The borders of charts
 stay as they are, so charts still meet vertex by vertex.
@@ -24,7 +24,10 @@ IMPORTANCE = {
 
 
 def decimate(head: SourceHead, atlas: np.ndarray, vertices: int, poses: np.ndarray) -> tuple[SourceHead, np.ndarray]:
-    """The head with about `vertices` vertices and its atlas [W, 2]; no triangle flips in the `poses` [P, V, 3] nor in the atlas [W, 2]."""
+    """The head with about `vertices` vertices, and its atlas [W, 2].
+
+    No triangle flips in the `poses` [P, V, 3] nor in the atlas.
+    """
     mesh = _Mesh(head, atlas, poses)
     spare = len(head.mean) - vertices
     for wedge in range(len(mesh.ring)):

@@ -193,6 +193,7 @@ def scalp_weight(points: np.ndarray) -> np.ndarray:
     arm = points - np.array([0.0, 0.04, -0.005])
     azimuth = np.degrees(np.abs(np.arctan2(arm[:, 0], arm[:, 2])))
     elevation = np.degrees(np.arctan2(arm[:, 1], np.hypot(arm[:, 0], arm[:, 2])))
-    knots = (0, 25, 42, 55, 70, 85, 100, 115, 130, 150, 180)
-    line = (38, 36, 30, 14, 4, 8, 12, -6, -24, -36, -40)
-    return np.clip((elevation - np.interp(azimuth, knots, line)) / 8 + 0.5, 0, 1)
+    knots = (0, 25, 42, 55, 70, 85, 100, 112, 125, 150, 180)
+    line = (38, 36, 30, 14, 2, 2, 4, -12, -30, -38, -40)
+    ear = (np.abs(points[:, 0]) > 0.078) & (points[:, 1] < 0.05)
+    return np.clip((elevation - np.interp(azimuth, knots, line)) / 8 + 0.5, 0, 1) * ~ear

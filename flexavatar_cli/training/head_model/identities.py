@@ -34,8 +34,9 @@ class IdentityModel:
 
 
 def sample_ict(head: SourceHead, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Random ICT identities [count, V, 3] metres, coefficients N(0, 1) cut at 2.5."""
-    coefficients = np.clip(generator.standard_normal((count, len(head.identity))), -2.5, 2.5)
+    """Random ICT identities [count, V, 3] metres, coefficients N(0, 1) cut at 2.5, in opposite pairs."""
+    half = np.clip(generator.standard_normal(((count + 1) // 2, len(head.identity))), -2.5, 2.5)
+    coefficients = np.concatenate([half, -half])[generator.permutation(2 * len(half))[:count]]
     return head.mean + np.tensordot(coefficients, head.identity, 1)
 
 
