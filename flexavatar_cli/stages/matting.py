@@ -22,7 +22,7 @@ SOFT_EDGE = 0.02  # half width of the uncertain band, share of the person's size
 GUIDE_NOISE = 3e-4  # squared colour contrast below which the guided filter sees no edge
 GUIDE_SIDE = 1024  # the guided filter's coefficients are found at this longest side (He and Sun 2015)
 LARGEST_HOLE = 0.015  # of the person's area; a larger gap is background between arm and body
-REFINEMENT = "2"  # raise when refined() gives other pixels, so that work folders notice
+REFINEMENT = "3"  # raise when refined() gives other pixels, so that work folders notice
 
 Probability = Callable[[np.ndarray], np.ndarray]  # rgb [H, W, 3] float32 -> foreground [H, W] float32 in 0..1
 
@@ -124,9 +124,9 @@ def refined(
     alpha = guided_filter(rgb, probability, band, GUIDE_NOISE)
     sharp = np.clip((alpha - 0.3) / 0.6, 0, 1)  # under 0.3 is mostly a halo of dark background
     solid = whole((probability > 0.5).astype(np.float32)) > 0.5
-    inside = cv2.erode(solid.astype(np.uint8), disc(2 * band), borderValue=(1,))
-    outside = cv2.dilate((probability > 0.1).astype(np.uint8), disc(band))
-    return np.where(inside > 0, 1, sharp * outside).astype(np.float32)
+    inside = distance(~solid) > 2 * band
+    near = distance(probability > 0.1) <= band
+    return np.where(inside, 1, sharp * near).astype(np.float32)
 
 
 def whole(alpha: np.ndarray) -> np.ndarray:
@@ -136,10 +136,10 @@ def whole(alpha: np.ndarray) -> np.ndarray:
     if count < 2:
         return np.zeros_like(alpha)
     areas = stats[1:, cv2.CC_STAT_AREA]
-    figure = (labels == 1 + int(areas.argmax())).astype(np.uint8)
+    figure = labels == 1 + int(areas.argmax())
     reach = max(2, round(SOFT_EDGE * float(np.sqrt(areas.max()))))
-    alone = np.where(cv2.dilate(figure, disc(reach)) > 0, alpha, 0)
-    _, gaps, sizes, _ = cv2.connectedComponentsWithStats(1 - figure, connectivity=4)
+    alone = np.where(distance(figure) <= reach, alpha, 0)
+    _, gaps, sizes, _ = cv2.connectedComponentsWithStats((~figure).astype(np.uint8), connectivity=4)
     height, width = figure.shape
     left, top, across, down, area = sizes.T
     enclosed = (left > 0) & (top > 0) & (left + across < width) & (top + down < height)
@@ -148,9 +148,9 @@ def whole(alpha: np.ndarray) -> np.ndarray:
     return np.where(enclosed[gaps], 1, alone).astype(np.float32)
 
 
-def disc(radius: int) -> np.ndarray:
-    """A round structuring element."""
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+def distance(figure: np.ndarray) -> np.ndarray:
+    """Distance in pixels [H, W] to the nearest pixel of a figure [H, W] bool; it has at least one."""
+    return cv2.distanceTransform((~figure).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
 def guided_filter(
