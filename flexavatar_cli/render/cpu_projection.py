@@ -19,6 +19,7 @@ ALPHA_CUT = 1 / 255  # below this a splat cannot change an 8-bit pixel
 # the 1/255 contour. For given dx, sigma is smallest at dy = RIDGE_Y dx; for given dy, at dx = RIDGE_X dy.
 MEAN_X, MEAN_Y, L11, L21, L22, REACH, RIDGE_X, RIDGE_Y, OPACITY, RED, GREEN, BLUE = range(12)
 SPLAT = 12  # float32 numbers per splat
+RUNS = 64  # parallel work items: runs of Gaussians
 RECORD = 16  # float32 numbers per gradient record: 6 moments, 3 colours, padded to one vector
 
 Array = np.ndarray
@@ -111,13 +112,15 @@ def project(
     rects: Array,  # out [N, 4] int32, the tiles reached: x0, x1, y0, y1, ends exclusive
 ) -> None:
     """Where each Gaussian is in the picture. One that is not in it gets an empty rectangle and no splat."""
-    for g in prange(len(rects)):
-        _project_one(g, gaussians, pose, lens, width, height, splats, depths, rects)
+    for run in prange(RUNS):
+        first, last = run * len(rects) // RUNS, (run + 1) * len(rects) // RUNS
+        _project_run(first, last, gaussians, pose, lens, width, height, splats, depths, rects)
 
 
 @njit(cache=True)
-def _project_one(
-    g: int,
+def _project_run(
+    first: int,
+    last: int,
     gaussians: Arrays,
     pose: Array,
     lens: Lens,
@@ -128,36 +131,37 @@ def _project_one(
     rects: Array,
 ) -> None:
     positions, quats, scales, opacities, colors = gaussians
-    view, point = _camera_point(positions, g, pose)
-    opacity = float(opacities[g])
-    rects[g, 0] = rects[g, 1] = rects[g, 2] = rects[g, 3] = 0
-    if point[2] < NEAR or point[2] > FAR or opacity < ALPHA_CUT:
-        return
-    row_x, row_y, _, _ = _tangent_rows(point, view, lens)
-    rotation = _rotation(float(quats[g, 0]), float(quats[g, 1]), float(quats[g, 2]), float(quats[g, 3]))
-    p, q = _times(row_x, rotation), _times(row_y, rotation)
-    s0, s1, s2 = float(scales[g, 0]), float(scales[g, 1]), float(scales[g, 2])
-    a, b, c, xx, yy = _inverse_covariance((p[0] * s0, p[1] * s1, p[2] * s2), (q[0] * s0, q[1] * s1, q[2] * s2))
+    for g in range(first, last):
+        view, point = _camera_point(positions, g, pose)
+        opacity = float(opacities[g])
+        rects[g, 0] = rects[g, 1] = rects[g, 2] = rects[g, 3] = 0
+        if point[2] < NEAR or point[2] > FAR or opacity < ALPHA_CUT:
+            continue
+        row_x, row_y, _, _ = _tangent_rows(point, view, lens)
+        rotation = _rotation(float(quats[g, 0]), float(quats[g, 1]), float(quats[g, 2]), float(quats[g, 3]))
+        p, q = _times(row_x, rotation), _times(row_y, rotation)
+        s0, s1, s2 = float(scales[g, 0]), float(scales[g, 1]), float(scales[g, 2])
+        a, b, c, xx, yy = _inverse_covariance((p[0] * s0, p[1] * s1, p[2] * s2), (q[0] * s0, q[1] * s1, q[2] * s2))
 
-    sigma_cut = min(math.log(opacity / ALPHA_CUT), -math.log(ALPHA_CUT))
-    mean_x = lens[0] * point[0] / point[2] + lens[2]
-    mean_y = lens[1] * point[1] / point[2] + lens[3]
-    # Pixels whose centres the contour's bounding box holds, with a margin for float32 rounding.
-    reach_x, reach_y = math.sqrt(2.0 * sigma_cut * xx) + 0.01, math.sqrt(2.0 * sigma_cut * yy) + 0.01
-    x0, x1 = max(math.ceil(mean_x - reach_x - 0.5), 0.0), min(math.floor(mean_x + reach_x - 0.5), width - 1.0)
-    y0, y1 = max(math.ceil(mean_y - reach_y - 0.5), 0.0), min(math.floor(mean_y + reach_y - 0.5), height - 1.0)
-    if not (x0 <= x1 and y0 <= y1):
-        return
-    rects[g, 0], rects[g, 1] = int(x0) // TILE, int(x1) // TILE + 1
-    rects[g, 2], rects[g, 3] = int(y0) // TILE, int(y1) // TILE + 1
-    depths[g] = point[2]
-    splats[g, MEAN_X], splats[g, MEAN_Y] = mean_x, mean_y
-    root = math.sqrt(a)
-    splats[g, L11], splats[g, L21], splats[g, L22] = 0.25 * root, 0.25 * b / root, 0.25 / math.sqrt(yy)
-    splats[g, REACH] = sigma_cut / 8.0
-    splats[g, RIDGE_X], splats[g, RIDGE_Y] = -b / a, -b / c
-    splats[g, OPACITY] = opacity
-    splats[g, RED], splats[g, GREEN], splats[g, BLUE] = colors[g, 0], colors[g, 1], colors[g, 2]
+        sigma_cut = min(math.log(opacity / ALPHA_CUT), -math.log(ALPHA_CUT))
+        mean_x = lens[0] * point[0] / point[2] + lens[2]
+        mean_y = lens[1] * point[1] / point[2] + lens[3]
+        # Pixels whose centres the contour's bounding box holds, with a margin for float32 rounding.
+        reach_x, reach_y = math.sqrt(2.0 * sigma_cut * xx) + 0.01, math.sqrt(2.0 * sigma_cut * yy) + 0.01
+        x0, x1 = max(math.ceil(mean_x - reach_x - 0.5), 0.0), min(math.floor(mean_x + reach_x - 0.5), width - 1.0)
+        y0, y1 = max(math.ceil(mean_y - reach_y - 0.5), 0.0), min(math.floor(mean_y + reach_y - 0.5), height - 1.0)
+        if not (x0 <= x1 and y0 <= y1):
+            continue
+        rects[g, 0], rects[g, 1] = int(x0) // TILE, int(x1) // TILE + 1
+        rects[g, 2], rects[g, 3] = int(y0) // TILE, int(y1) // TILE + 1
+        depths[g] = point[2]
+        splats[g, MEAN_X], splats[g, MEAN_Y] = mean_x, mean_y
+        root = math.sqrt(a)
+        splats[g, L11], splats[g, L21], splats[g, L22] = 0.25 * root, 0.25 * b / root, 0.25 / math.sqrt(yy)
+        splats[g, REACH] = sigma_cut / 8.0
+        splats[g, RIDGE_X], splats[g, RIDGE_Y] = -b / a, -b / c
+        splats[g, OPACITY] = opacity
+        splats[g, RED], splats[g, GREEN], splats[g, BLUE] = colors[g, 0], colors[g, 1], colors[g, 2]
 
 
 @njit(cache=True, parallel=True)
@@ -170,80 +174,83 @@ def project_backward(
     grads: Arrays,  # in and out, float32, the shapes of `gaussians`
 ) -> None:
     """Add to `grads` the gradient of each Gaussian, summed over its records in their order."""
-    for g in prange(len(offsets) - 1):
-        _project_one_backward(g, gaussians, pose, lens, offsets, records, grads)
+    count = len(offsets) - 1
+    for run in prange(RUNS):
+        first, last = run * count // RUNS, (run + 1) * count // RUNS
+        _project_run_backward(first, last, gaussians, pose, lens, offsets, records, grads)
 
 
 @njit(cache=True)
-def _project_one_backward(
-    g: int, gaussians: Arrays, pose: Array, lens: Lens, offsets: Array, records: Array, grads: Arrays
+def _project_run_backward(
+    first: int, last: int, gaussians: Arrays, pose: Array, lens: Lens, offsets: Array, records: Array, grads: Arrays
 ) -> None:
     positions, quats, scales, opacities, _ = gaussians
     grad_positions, grad_quats, grad_scales, grad_opacities, grad_colors = grads
-    first, last = offsets[g], offsets[g + 1]
-    if first == last:
-        return
-    v, vx, vy, vxx, vxy, vyy, red, green, blue = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for i in range(first * RECORD, last * RECORD, RECORD):
-        v, vx, vy = v + records[i], vx + records[i + 1], vy + records[i + 2]
-        vxx, vxy, vyy = vxx + records[i + 3], vxy + records[i + 4], vyy + records[i + 5]
-        red, green, blue = red + records[i + 6], green + records[i + 7], blue + records[i + 8]
-    grad_colors[g, 0] += red
-    grad_colors[g, 1] += green
-    grad_colors[g, 2] += blue
-    grad_opacities[g] -= v / opacities[g]  # alpha = opacity exp(-sigma)
+    for g in range(first, last):
+        start, end = offsets[g] * RECORD, offsets[g + 1] * RECORD
+        if start == end:
+            continue
+        v, vx, vy, vxx, vxy, vyy, red, green, blue = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        for i in range(start, end, RECORD):
+            v, vx, vy = v + records[i], vx + records[i + 1], vy + records[i + 2]
+            vxx, vxy, vyy = vxx + records[i + 3], vxy + records[i + 4], vyy + records[i + 5]
+            red, green, blue = red + records[i + 6], green + records[i + 7], blue + records[i + 8]
+        grad_colors[g, 0] += red
+        grad_colors[g, 1] += green
+        grad_colors[g, 2] += blue
+        grad_opacities[g] -= v / opacities[g]  # alpha = opacity exp(-sigma)
 
-    view, point = _camera_point(positions, g, pose)
-    x, y, z = point
-    row_x, row_y, u, w = _tangent_rows(point, view, lens)
-    q0, q1, q2, q3 = float(quats[g, 0]), float(quats[g, 1]), float(quats[g, 2]), float(quats[g, 3])
-    rotation = _rotation(q0, q1, q2, q3)
-    p, q = _times(row_x, rotation), _times(row_y, rotation)
-    s = (float(scales[g, 0]), float(scales[g, 1]), float(scales[g, 2]))
-    h, k = (p[0] * s[0], p[1] * s[1], p[2] * s[2]), (q[0] * s[0], q[1] * s[1], q[2] * s[2])
-    a, b, c, _, _ = _inverse_covariance(h, k)
+        view, point = _camera_point(positions, g, pose)
+        x, y, z = point
+        row_x, row_y, u, w = _tangent_rows(point, view, lens)
+        q0, q1, q2, q3 = float(quats[g, 0]), float(quats[g, 1]), float(quats[g, 2]), float(quats[g, 3])
+        rotation = _rotation(q0, q1, q2, q3)
+        p, q = _times(row_x, rotation), _times(row_y, rotation)
+        s = (float(scales[g, 0]), float(scales[g, 1]), float(scales[g, 2]))
+        h, k = (p[0] * s[0], p[1] * s[1], p[2] * s[2]), (q[0] * s[0], q[1] * s[1], q[2] * s[2])
+        a, b, c, _, _ = _inverse_covariance(h, k)
 
-    # sigma = (a dx^2 + c dy^2) / 2 + b dx dy, and the inverse's rule: grad covariance = -C (grad conic) C.
-    mean_x, mean_y = -(a * vx + b * vy), -(b * vx + c * vy)
-    m00, m01, m11 = 0.5 * vxx, 0.5 * vxy, 0.5 * vyy
-    t00, t01, t10, t11 = a * m00 + b * m01, a * m01 + b * m11, b * m00 + c * m01, b * m01 + c * m11
-    cov_xx, cov_xy, cov_yy = -(t00 * a + t01 * b), -(t00 * b + t01 * c), -(t10 * b + t11 * c)
+        # sigma = (a dx^2 + c dy^2) / 2 + b dx dy, and the inverse's rule: grad covariance = -C (grad conic) C.
+        mean_x, mean_y = -(a * vx + b * vy), -(b * vx + c * vy)
+        m00, m01, m11 = 0.5 * vxx, 0.5 * vxy, 0.5 * vyy
+        t00, t01, t10, t11 = a * m00 + b * m01, a * m01 + b * m11, b * m00 + c * m01, b * m01 + c * m11
+        cov_xx, cov_xy, cov_yy = -(t00 * a + t01 * b), -(t00 * b + t01 * c), -(t10 * b + t11 * c)
 
-    # Covariance = H H^T, H = J W R S, with rows h, k and (before S) p, q.
-    grad_h = (
-        2.0 * (cov_xx * h[0] + cov_xy * k[0]),
-        2.0 * (cov_xx * h[1] + cov_xy * k[1]),
-        2.0 * (cov_xx * h[2] + cov_xy * k[2]),
-    )
-    grad_k = (
-        2.0 * (cov_xy * h[0] + cov_yy * k[0]),
-        2.0 * (cov_xy * h[1] + cov_yy * k[1]),
-        2.0 * (cov_xy * h[2] + cov_yy * k[2]),
-    )
-    grad_p = (grad_h[0] * s[0], grad_h[1] * s[1], grad_h[2] * s[2])
-    grad_q = (grad_k[0] * s[0], grad_k[1] * s[1], grad_k[2] * s[2])
-    for j in range(3):
-        grad_scales[g, j] += grad_h[j] * p[j] + grad_k[j] * q[j]
+        # Covariance = H H^T, H = J W R S, with rows h, k and (before S) p, q.
+        grad_h = (
+            2.0 * (cov_xx * h[0] + cov_xy * k[0]),
+            2.0 * (cov_xx * h[1] + cov_xy * k[1]),
+            2.0 * (cov_xx * h[2] + cov_xy * k[2]),
+        )
+        grad_k = (
+            2.0 * (cov_xy * h[0] + cov_yy * k[0]),
+            2.0 * (cov_xy * h[1] + cov_yy * k[1]),
+            2.0 * (cov_xy * h[2] + cov_yy * k[2]),
+        )
+        grad_p = (grad_h[0] * s[0], grad_h[1] * s[1], grad_h[2] * s[2])
+        grad_q = (grad_k[0] * s[0], grad_k[1] * s[1], grad_k[2] * s[2])
+        for j in range(3):
+            grad_scales[g, j] += grad_h[j] * p[j] + grad_k[j] * q[j]
 
-    _add_quaternion_gradient(grad_quats, g, q0, q1, q2, q3, row_x, row_y, grad_p, grad_q)
+        _add_quaternion_gradient(grad_quats, g, q0, q1, q2, q3, row_x, row_y, grad_p, grad_q)
 
-    # Rows of J W: row_x = fx / z (W0 - u W2), row_y = fy / z (W1 - w W2), (u, w) = clamped (x / z, y / z).
-    r0, r1, r2 = rotation
-    grad_row_x = (_dot(r0, grad_p), _dot(r1, grad_p), _dot(r2, grad_p))
-    grad_row_y = (_dot(r0, grad_q), _dot(r1, grad_q), _dot(r2, grad_q))
-    fx, fy = lens[0] / z, lens[1] / z
-    grad_u, grad_w = -fx * _dot(grad_row_x, view[2]), -fy * _dot(grad_row_y, view[2])
-    if u != x / z:
-        grad_u = 0.0
-    if w != y / z:
-        grad_w = 0.0
-    grad_u += lens[0] * mean_x
-    grad_w += lens[1] * mean_y
-    grad_z = -(_dot(grad_row_x, row_x) + _dot(grad_row_y, row_y) + grad_u * x / z + grad_w * y / z) / z
-    grad_point = (grad_u / z, grad_w / z, grad_z)
-    moved = _times(grad_point, view)
-    for j in range(3):
-        grad_positions[g, j] += moved[j]
+        # Rows of J W: row_x = fx / z (W0 - u W2), row_y = fy / z (W1 - w W2), (u, w) = clamped (x / z, y / z).
+        r0, r1, r2 = rotation
+        grad_row_x = (_dot(r0, grad_p), _dot(r1, grad_p), _dot(r2, grad_p))
+        grad_row_y = (_dot(r0, grad_q), _dot(r1, grad_q), _dot(r2, grad_q))
+        fx, fy = lens[0] / z, lens[1] / z
+        grad_u, grad_w = -fx * _dot(grad_row_x, view[2]), -fy * _dot(grad_row_y, view[2])
+        if u != x / z:
+            grad_u = 0.0
+        if w != y / z:
+            grad_w = 0.0
+        grad_u += lens[0] * mean_x
+        grad_w += lens[1] * mean_y
+        grad_z = -(_dot(grad_row_x, row_x) + _dot(grad_row_y, row_y) + grad_u * x / z + grad_w * y / z) / z
+        grad_point = (grad_u / z, grad_w / z, grad_z)
+        moved = _times(grad_point, view)
+        for j in range(3):
+            grad_positions[g, j] += moved[j]
 
 
 @njit(cache=True)
