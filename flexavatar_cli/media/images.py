@@ -154,8 +154,8 @@ def to_float(image: Image.Image | np.ndarray) -> np.ndarray:
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Float pixels, clipped to 0..1 and rounded, as uint8, shape kept."""
-    return (np.clip(np.nan_to_num(image), 0, 1) * 255 + 0.5).astype(np.uint8)
+    """Float pixels, clipped to 0..1 (NaN to 0) and rounded, as uint8, shape kept."""
+    return (np.fmin(np.fmax(image, 0), 1) * 255 + 0.5).astype(np.uint8)
 
 
 def encode_png(image: np.ndarray) -> bytes:

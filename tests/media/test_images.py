@@ -109,3 +109,8 @@ def test_sheet_holds_every_picture(picture):
     assert page.shape == (20 + 128, 128, 3)
     np.testing.assert_allclose(page[20 + 8 : 20 + 56, :64], picture, atol=1 / 255)
     assert (page[84:, 64:] == 1).all()
+
+
+def test_to_uint8_rounds_clips_and_has_an_answer_for_nan():
+    values = np.array([-1, 0, 0.5 / 255, 0.49 / 255, 1, 7, np.inf, -np.inf, np.nan], np.float32)
+    assert to_uint8(values).tolist() == [0, 0, 1, 0, 255, 255, 255, 0, 0]
