@@ -29,10 +29,10 @@ test: setup
 check: lint test
 
 golden: setup
-	FLEXAVATAR_GOLDEN=write $(BIN)/python -m pytest -q -k golden
+	FLEXAVATAR_GOLDEN=write $(BIN)/python -m pytest -q -m golden
 
 bench: setup
-	$(BIN)/python -m benchmarks
+	for program in benchmarks/*.py; do $(BIN)/python $$program || exit 1; done
 
 head-model: setup
 	$(BIN)/python -m flexavatar_cli.training.head_model

@@ -40,6 +40,21 @@ def portrait() -> Path:
 
 
 @pytest.fixture
+def golden():
+    """`golden(name, image)`: the recorded picture [H, W] or [H, W, 3] float32; `make golden` records `image` first."""
+    from flexavatar_cli.media.images import read_photo, write_png
+
+    def recorded(name: str, image: np.ndarray) -> np.ndarray:
+        path = Path(__file__).parent / "goldens" / f"{name}.png"
+        if os.environ.get("FLEXAVATAR_GOLDEN") == "write":
+            write_png(path, image)
+        rgb = read_photo(path).rgb
+        return rgb[..., 0] if image.ndim == 2 else rgb
+
+    return recorded
+
+
+@pytest.fixture
 def picture() -> np.ndarray:
     """A smooth colourful picture [48, 64, 3] float32 whose four corners differ, in steps of 1/255."""
     y, x = np.mgrid[0:48, 0:64].astype(np.float32)

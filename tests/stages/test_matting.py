@@ -125,6 +125,13 @@ def test_portrait_is_found_and_the_same_every_time(portrait, tmp_path, capfd):
     assert capfd.readouterr().err == ""  # mediapipe's own talk stays inside
 
 
+@pytest.mark.golden
+def test_matte_of_the_sample_portrait(portrait, golden):
+    matte = matting.matte_picture(read_photo(portrait).rgb, matting.selfie())
+    small = resize(matte, (128, 150))
+    assert np.abs(small - golden("matte_sample_portrait", small)).mean() < 0.01  # CPUs differ in the last bits
+
+
 def test_neighbours_calm_a_flicker(tmp_path):
     rng = np.random.default_rng(0)
     base = np.zeros((32, 32), np.float32)
