@@ -4,7 +4,9 @@ What is kept between the passes, and in which order the kernels run: `cpu_projec
 and back.
 """
 
+import math
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +20,34 @@ from flexavatar_cli.render import cpu_binning, cpu_blending, cpu_projection
 from flexavatar_cli.render.cpu_blending import BLOCK, PIXELS
 from flexavatar_cli.render.cpu_projection import RECORD, SPLAT, TILE, Arrays, Lens
 
-# Numba's fallback threading layer must not be entered by two threads at once.
+# Guards the workspace; besides, Numba's fallback threading layer must not be entered by two threads at once.
 _one_at_a_time = threading.Lock()
+
+_KEEP_BYTES = 64 << 20  # larger arrays go back to the system
+
+
+class _Workspace:
+    """Arrays that live from call to call: pages fresh from the system would cost a tenth of a picture's time."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def empty(self, name: str, shape: tuple[int, ...], kind: type) -> np.ndarray:
+        """An array with anything in it, which the next call of the same name overwrites."""
+        size = math.prod(shape)
+        if size * np.dtype(kind).itemsize > _KEEP_BYTES:
+            return np.empty(shape, kind)
+        if name not in self._arrays or self._arrays[name].size < size:
+            self._arrays[name] = np.empty(size, kind)
+        return self._arrays[name][:size].reshape(shape)
+
+
+_workspace = _Workspace()
+
+
+def _fresh(name: str, shape: tuple[int, ...], kind: type) -> np.ndarray:
+    """An array that may be kept."""
+    return np.empty(shape, kind)
 
 
 @dataclass(frozen=True)
@@ -67,10 +95,11 @@ class _Rasterise(torch.autograd.Function):
         parameters = _arrays(positions, quats, scales, opacities, colors)
         rgb = torch.empty(len(camera), camera.height, camera.width, 3)
         alpha = torch.empty(rgb.shape[:3])
+        empty = _fresh if any(context.needs_input_grad) else _workspace.empty
         with _one_at_a_time:
             views = [
-                _forward(parameters, camera, view, background[view].numpy(), rgb[view].numpy(), alpha[view].numpy())
-                for view in range(len(camera))
+                _forward(parameters, camera, i, background[i].numpy(), rgb[i].numpy(), alpha[i].numpy(), empty)
+                for i in range(len(camera))
             ]
         context.save_for_backward(positions, quats, scales, opacities, colors, background)
         context.views = views
@@ -97,22 +126,30 @@ def _arrays(*tensors: Tensor) -> Arrays:
 
 
 def _forward(
-    parameters: Arrays, camera: Camera, view: int, background: np.ndarray, rgb: np.ndarray, alpha: np.ndarray
+    parameters: Arrays,
+    camera: Camera,
+    view: int,
+    background: np.ndarray,
+    rgb: np.ndarray,
+    alpha: np.ndarray,
+    empty: Callable[[str, tuple[int, ...], type], np.ndarray] = _fresh,
 ) -> _View:
-    """Render one view into rgb [H, W, 3] and alpha [H, W]."""
+    """Render one view into rgb [H, W, 3] and alpha [H, W]; `empty` makes the arrays of the result."""
     height, width = alpha.shape
     pose, lens = camera.world2cam[view, :3], _lens(camera, view)
     count = len(parameters[0])
-    tiles_x, tiles_y = -(-width // TILE), -(-height // TILE)
-    splats = np.empty((count, SPLAT), np.float32)
-    depths, rects = np.empty(count, np.float32), np.empty((count, 4), np.int32)
+    tiles_x, tiles = -(-width // TILE), -(-width // TILE) * -(-height // TILE)
+    splats = empty("splats", (count, SPLAT), np.float32)
+    depths = _workspace.empty("depths", (count,), np.float32)
+    rects = _workspace.empty("rects", (count, 4), np.int32)
     cpu_projection.project(parameters, pose, lens, width, height, splats, depths, rects)
-    offsets = np.empty(count + 1, np.int64)
+    offsets = empty("offsets", (count + 1,), np.int64)
     order = cpu_binning.order_by_depth(rects, depths, offsets)
-    pairs, starts = np.empty((offsets[-1], 2), np.int32), np.empty(tiles_x * tiles_y + 1, np.int64)
+    pairs = empty("pairs", (int(offsets[-1]), 2), np.int32)
+    starts = empty("starts", (tiles + 1,), np.int64)
     cpu_binning.bin_tiles(order, rects, offsets, tiles_x, pairs, starts)
-    finals = np.empty((tiles_x * tiles_y, 2 * PIXELS), np.float32)
-    touched = np.empty(len(pairs), np.uint16)
+    touched = empty("touched", (len(pairs),), np.uint16)
+    finals = empty("finals", (tiles, 2 * PIXELS), np.float32)
     cpu_blending.blend(pairs, starts, splats, background, tiles_x, rgb, alpha, touched, finals)
     return _View(pose, lens, splats, offsets, pairs, starts, touched, finals)
 
@@ -136,7 +173,7 @@ def _backward(
     sums: Arrays,
 ) -> None:
     """Add one view's gradients to `sums` (shapes of positions, quats, scales, opacities, colors)."""
-    records = np.empty(len(view.pairs) * RECORD, np.float32)
+    records = _workspace.empty("records", (len(view.pairs) * RECORD,), np.float32)
     tiles_x = -(-grad_alpha.shape[1] // TILE)
     cpu_blending.blend_backward(
         view.pairs,
