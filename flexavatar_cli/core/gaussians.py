@@ -18,7 +18,7 @@ class Gaussians:
 
     def __post_init__(self) -> None:
         count = len(self.positions)
-        shapes = {"positions": (count, 3), "quats": (count, 4), "scales": (count, 3)}
+        shapes: dict[str, tuple[int, ...]] = {"positions": (count, 3), "quats": (count, 4), "scales": (count, 3)}
         shapes |= {"opacities": (count,), "colors": (count, 3)}
         for name, shape in shapes.items():
             found = tuple(getattr(self, name).shape)
@@ -48,9 +48,7 @@ def quaternion(matrix: Tensor) -> Tensor:
     """Unit quaternions [..., 4] wxyz of rotations [..., 3, 3], differentiable everywhere (largest component first)."""
     m = matrix
     m00, m11, m22 = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]
-    squares = torch.stack(
-        [1 + m00 + m11 + m22, 1 + m00 - m11 - m22, 1 - m00 + m11 - m22, 1 - m00 - m11 + m22], -1
-    )
+    squares = torch.stack([1 + m00 + m11 + m22, 1 + m00 - m11 - m22, 1 - m00 + m11 - m22, 1 - m00 - m11 + m22], -1)
     best = squares.argmax(-1)
     wx, wy, wz = m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]
     xy, xz, yz = m[..., 0, 1] + m[..., 1, 0], m[..., 0, 2] + m[..., 2, 0], m[..., 1, 2] + m[..., 2, 1]

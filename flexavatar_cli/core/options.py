@@ -66,3 +66,12 @@ class MatteOptions:
     """Photo or frames to mattes."""
 
     net: str = "auto"  # auto, selfie, modnet, alpha (the picture's own transparency), or the path of an ONNX net
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """Raw material to a training set."""
+
+    views: int = 1000  # synthetic pictures
+    held_views: int = 40
+    portraits: int = 300

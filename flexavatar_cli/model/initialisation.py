@@ -12,6 +12,8 @@ from flexavatar_cli.model.decoder import Decoder
 from flexavatar_cli.model.encoder import CausalBlock, Encoder, ResidualConv, detail_basis
 from flexavatar_cli.model.upsampler import StyleConv, ToImage
 
+OPACITY_GAIN = 64.0  # logits per code unit: fitting moves all code dimensions alike, and a logit has far to go
+
 
 @torch.no_grad()
 def initialise(model: nn.Module, generator: torch.Generator | None) -> None:
@@ -41,6 +43,8 @@ def initialise(model: nn.Module, generator: torch.Generator | None) -> None:
         basis = detail_basis(config.detail, config.width)
         encoder.patch_code.weight.copy_(basis[:, : 4 * config.detail.patch**2])
         decoder.detail_code.weight.copy_(basis.T)
+        opacity = 4 * config.detail.patch**2
+        decoder.detail_code.weight[opacity:] *= OPACITY_GAIN
         encoder.patch_code.bias.zero_()
         decoder.detail_code.bias.zero_()
 

@@ -5,7 +5,14 @@ from numba import njit
 
 
 @njit(cache=True, fastmath=False)
-def _rasterize(pixels, depth, faces, triangle, bary, zbuffer):  # pragma: no cover - compiled
+def _rasterize(  # pragma: no cover - compiled
+    pixels: np.ndarray,
+    depth: np.ndarray,
+    faces: np.ndarray,
+    triangle: np.ndarray,
+    bary: np.ndarray,
+    zbuffer: np.ndarray,
+) -> None:
     height, width = zbuffer.shape
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]

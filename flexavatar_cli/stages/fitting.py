@@ -1,8 +1,8 @@
-"""Fitting: the avatar code alone is optimised so that renders meet the observations; the network stays frozen (paper 3.5).
+"""Fitting: the avatar code alone is optimised so that renders meet the observations, the network frozen (paper 3.5).
 
-What no observation sees must stay as the encoder made it. Four measures: tokens without a visible texel receive no update; a token's step is proportional to how much it is seen
-(SharedAdam); hidden texels are tied to their initial decode; and the ground colour is drawn anew in every step so that no
-Gaussian can pretend to be background.
+What no observation sees must stay as the encoder made it. Four measures: tokens without a visible texel receive no
+update; a token's step is proportional to how much it is seen (SharedAdam); hidden texels are tied to their initial
+decode; and the ground colour is drawn anew in every step so that no Gaussian can pretend to be background.
 """
 
 import logging
@@ -32,16 +32,18 @@ from flexavatar_cli.stages.similarity import structural_dissimilarity
 log = logging.getLogger(__name__)
 
 FINAL_RATE = 5e-2  # of the first learning rate, end of the cosine
-VISIBLE_PIXELS = 0.5  # blending weight summed over an observation above which a texel counts as seen
+VISIBLE_PIXELS = 1.5  # blending weight summed over an observation above which a texel counts as seen
 VISIBILITY_VIEWS = 24  # observations that decide what is seen
 CHECKPOINT_STEPS = 100
 CACHED_REFERENCES = 32  # initial decodes kept; 55 k texels are 3 MB each
 
 # weights of the loss terms; the picture term is 0.8 L1 + 0.2 (1 - SSIM) as published (SPEC 11)
-ALPHA_WEIGHT = 0.3
+ALPHA_WEIGHT = 1.0
+MATTE_FLOOR = 0.02  # alpha under which a pixel is background
 HIDDEN_WEIGHT = 4.0
 SMOOTH_WEIGHT = 0.5
 SHAPE_WEIGHT = 0.02
+GARISH_WEIGHT = 4.0  # colours outside 0..1
 
 
 def fit(
@@ -63,7 +65,7 @@ def fit(
 
 
 def fitted_frames(track: Track, options: FitOptions, shots: int = 1) -> np.ndarray:
-    """Numbers of the frames to fit: those with a face, without the held-out ones, thinned evenly to `options.frames`."""
+    """Numbers of the frames to fit: those with a face and not held out, thinned evenly to `options.frames`."""
     numbers = np.nonzero(track.confidence > 0)[0]
     if options.hold_out:
         numbers = numbers[numbers % options.hold_out != options.hold_out - 1]
@@ -153,7 +155,7 @@ class Fitter:
             if self.checkpoint is not None and self.step % CHECKPOINT_STEPS == 0 and self.step < steps:
                 self._save(self.checkpoint)
         tail = self.trace[-20:]
-        facts = {"steps": steps, "observations": len(self.observations), "seed": self.seed}
+        facts: dict[str, float] = {"steps": steps, "observations": len(self.observations), "seed": self.seed}
         if tail:
             facts["loss"] = round(float(np.mean(tail)), 6)
         return self.avatar.with_code(self.code.detach()[0].cpu().numpy(), fit=facts)
@@ -167,7 +169,8 @@ class Fitter:
         picture, cover = self._render(attributes, seen, ground)
         image, alpha, inside = (self._unit(value) for value in (seen.image, seen.alpha, seen.inside))
         target = image + (1 - alpha[..., None]) * (ground - 1)  # the observation is composited on white
-        mask = inside[..., None]
+        # beyond the matte only the outline term speaks: colours there would chase the changing ground
+        mask = (inside * (alpha > MATTE_FLOOR))[..., None]
         plain = ((picture - target).abs() * mask).mean()
         structure = structural_dissimilarity(picture * mask, target * mask)
         outline = ((cover - alpha).abs() * inside).mean()
@@ -188,8 +191,11 @@ class Fitter:
         kept = kept + ((size.abs().mean(-1) + veil.abs()) * hidden).mean()
         neighbours = lift[self.anchor.neighbours].mean(0)
         rough = ((lift - neighbours) ** 2).sum(-1).mean()
-        shape = (size**2).mean() + (veil**2).mean()
-        return HIDDEN_WEIGHT * kept + SMOOTH_WEIGHT * rough + SHAPE_WEIGHT * shape
+        patchy = tint - tint[self.anchor.neighbours].mean(0)
+        blotches = ((patchy**2).sum(-1) * (0.05 + hidden)).mean()
+        garish = ((attributes.color - 1).clamp_min(0) + (-attributes.color).clamp_min(0)).mean()
+        shape = (size**2).mean() + 0.1 * (veil**2).mean()
+        return HIDDEN_WEIGHT * kept + SMOOTH_WEIGHT * (rough + blotches) + GARISH_WEIGHT * garish + SHAPE_WEIGHT * shape
 
     def _unit(self, picture: np.ndarray) -> Tensor:  # uint8 -> float32 in 0..1
         return torch.from_numpy(picture).to(self.device).float() / 255

@@ -21,6 +21,7 @@ class Instruments:
     head: HeadModel  # on the CPU
     device: torch.device
     backend: str  # of the rasteriser
+    folder: Path = Path()  # of the model
 
     @property
     def digests(self) -> dict[str, str]:
@@ -55,7 +56,7 @@ def load_instruments(model: str, device: str = "auto") -> Instruments:
             f"{model}: trained on {card.head_model} {card.head_digest[:12]}, the one installed is {head.digest[:12]}"
         )
     network.requires_grad_(False)
-    return Instruments(network.to(chosen).eval(), head, chosen, pick_backend(chosen))
+    return Instruments(network.to(chosen).eval(), head, chosen, pick_backend(chosen), model_folder(model))
 
 
 def model_folder(name: str) -> Path:

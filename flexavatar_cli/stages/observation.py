@@ -11,23 +11,23 @@ from flexavatar_cli.core.camera import Camera, Crop
 from flexavatar_cli.core.sampling import sample_bilinear
 from flexavatar_cli.core.track import Track
 from flexavatar_cli.heads import HeadModel
-from flexavatar_cli.heads.surface import frames, surface, vertex_normals
+from flexavatar_cli.heads.surface import surface, vertex_normals
 from flexavatar_cli.heads.texels import TexelGrid
 from flexavatar_cli.media.images import to_uint8
 from flexavatar_cli.render.mesh import rasterize_mesh
-from flexavatar_cli.stages.uv_prior import SHEPARD_RADIUS
 
 CROP_BOTTOM = -0.20  # metres, head space: lower edge of the crop
 CROP_TOP = 0.20  # upper edge unless hair or a hat reaches higher
 CROP_HIGHEST = 0.30
 MATTE_EDGE = 0.5
 HULL_REACH = 0.12  # metres a rim texel may be moved outwards to meet the matte
-HULL_STEPS = 48
-RIM_COSINE = 0.35  # |normal . view| below which a texel is on the rim
+HULL_ROUNDS = 6
+RIM_COSINE = 0.6  # |normal . view| below which a texel is on the rim
 DEPTH_TOLERANCE = 0.004  # metres between a texel and the nearest surface for it to count as seen
 SEEN_COSINES = (0.15, 0.45)  # a photo texel fades in between these facing cosines
+HULL_RADIUS = 0.025  # metres; measured rims are blended over about this distance
 CHIN = -0.07  # metres, head space
-COARSE = 128  # the hull is computed at this texel resolution
+COARSE = 64  # the hull is computed at this texel resolution
 
 
 @dataclass(frozen=True)
@@ -124,20 +124,18 @@ def texel_visibility(
 ) -> TexelVisibility:
     """Hull displacement, then z-buffered visibility of the displaced surface."""
     with torch.no_grad():
-        vertices = head.vertices(
+        posed = head.vertices(
             torch.as_tensor(np.asarray(identity, np.float32)), torch.as_tensor(np.asarray(expression, np.float32))
         )
         coarse, fine = head.texels(COARSE), head.texels(resolution)
-        coarse_points = surface(coarse, vertices).numpy().astype(np.float64)
-        coarse_normals = frames(head, coarse, vertices).normal.numpy().astype(np.float64)
-        points = surface(fine, vertices).numpy().astype(np.float64)
-        normals = frames(head, fine, vertices).normal.numpy().astype(np.float64)
-    hull = hull_displacement(matte, inside, camera, coarse_points, coarse_normals, _skin(head, coarse))
+        points = surface(fine, posed).numpy().astype(np.float64)
+        vertex_outward = vertex_normals(head, posed)
+        normals = torch.nn.functional.normalize(surface(fine, vertex_outward), dim=-1).numpy().astype(np.float64)
+    vertices, outward = posed.numpy().astype(np.float64), vertex_outward.numpy().astype(np.float64)
+    hull = hull_displacement(matte, inside, camera, vertices, outward, head)
     displacement = _upsample(hull, coarse, fine)
     displaced = points + normals * displacement[:, None]
-    outward = vertex_normals(head, vertices).numpy().astype(np.float64)
-    vertex_hull = _at_vertices(hull, head, coarse)
-    mesh = vertices.numpy().astype(np.float64) + outward * vertex_hull[:, None]
+    mesh = vertices + outward * _at_vertices(hull, head, coarse)[:, None]
     height, width = matte.shape
     mesh_pixels, mesh_depth = camera.project(mesh)
     _, _, zbuffer = rasterize_mesh(mesh_pixels[0], mesh_depth[0], head.faces.numpy(), height, width)
@@ -162,74 +160,66 @@ def hull_displacement(
     matte: np.ndarray,  # [S, S]
     inside: np.ndarray,  # [S, S]
     camera: Camera,
-    points: np.ndarray,  # [N, 3]
-    normals: np.ndarray,  # [N, 3] smoothed
-    skin: np.ndarray,  # [N] weight of texels that hair or cloth may lift: 0 on the face
-) -> np.ndarray:  # [N] metres
+    vertices: np.ndarray,  # [V, 3] posed
+    normals: np.ndarray,  # [V, 3] smoothed
+    head: HeadModel,
+) -> np.ndarray:  # [N] metres, at the COARSE texels
     """How far the surface must move along its normals so that its outline meets the matte's.
 
-    Measured in closed form at rim texels (normal across the view) by marching to the matte's edge, then spread over
-    the surface by inverse distances; the face itself, seen frontally, pulls the field to zero.
+    A few rounds: texels on the outline of the displaced mesh measure their distance to the matte's edge, and the
+    correction is spread over the surface by inverse distances; the face, and what is seen frontally below the chin,
+    pull it to zero.
     """
-    height, width = matte.shape
+    grid = head.texels(COARSE)
+    skin = _skin(head, grid)
+    corners, bary = grid.corners.numpy(), grid.bary.numpy()[..., None]
+    points = (vertices[corners] * bary).sum(1)
+    texel_normals = (normals[corners] * bary).sum(1)
+    texel_normals /= np.linalg.norm(texel_normals, axis=1, keepdims=True)
     view = camera.cam2world[0, :3, 3] - points
     view /= np.linalg.norm(view, axis=1, keepdims=True)
-    cosine = (normals * view).sum(1)
-    rim = (np.abs(cosine) < RIM_COSINE) & (skin > 0.5)
-    start = points[rim]
-    outward = normals[rim] - cosine[rim, None] * view[rim]
-    outward /= np.linalg.norm(outward, axis=1, keepdims=True)
-    distances = np.linspace(-0.015, HULL_REACH, HULL_STEPS)
-    samples = start[:, None] + outward[:, None] * distances[None, :, None]
-    pixels = camera.project(samples.reshape(-1, 3))[0][0].reshape(len(start), HULL_STEPS, 2)
-    column, row = pixels[..., 0].astype(int), pixels[..., 1].astype(int)
-    within = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    column, row = np.clip(column, 0, width - 1), np.clip(row, 0, height - 1)
-    covered = within & (matte[row, column] > MATTE_EDGE)
-    known = within & (inside[row, column] > 0.5)
-    # only texels whose outward step leaves the bare head are on its outline
-    bare = _silhouette(points, camera, matte.shape)
-    step = int(np.searchsorted(distances, 0.012))
-    leaves = ~bare[row[:, step], column[:, step]]
-    first_gap = np.argmax(~covered[:, 3:], axis=1) + 3  # from just inside the surface outwards
-    first_gap = np.where(covered[:, 3:].all(1), HULL_STEPS - 1, first_gap)
-    edge_known = known[np.arange(len(start)), first_gap] & known[:, 3]
-    measured = distances[first_gap]
-    weight = np.zeros(len(points))
-    value = np.zeros(len(points))
-    weight[rim] = leaves & edge_known
-    value[rim] = np.where(covered[:, 3], measured, -0.005)
-    frontal = (cosine > 0.5) & (skin < 0.5)
-    weight[frontal] = 0.5
-    below = (cosine > 0.75) & (points[:, 1] < CHIN)  # neck and chest seen from the front keep their depth
-    weight[below] = 0.3
-    sources = np.nonzero(weight > 0)[0]
-    if len(sources) == 0:
-        return np.zeros(len(points))
-    if len(sources) > 1500:  # inverse distances are smooth: a sample of the sources is enough
-        sources = sources[np.linspace(0, len(sources) - 1, 1500).astype(int)]
-    squared = ((points**2).sum(1)[:, None] - 2 * points @ points[sources].T + (points[sources] ** 2).sum(1)[None]).clip(
-        0
-    )
-    kernel = weight[sources] / (squared + SHEPARD_RADIUS**2) ** 2
-    spread = (kernel @ value[sources]) / np.maximum(kernel.sum(1), 1e-9)
-    return np.clip(spread, -0.008, HULL_REACH) * np.clip(skin * 1.25, 0, 1)
+    cosine = (texel_normals * view).sum(1)
+    height, width = matte.shape
+    metres = float(np.linalg.norm(camera.cam2world[0, :3, 3])) / camera.intrinsics[0, 1, 1]  # per pixel
+    edge = _signed_distance(matte > MATTE_EDGE)
+    anchored = ((cosine > 0.5) & (skin < 0.5)) | ((cosine > 0.75) & (points[:, 1] < CHIN))
+    anchor = np.nonzero(anchored)[0][::3]
+    floor = np.where(points[:, 1] < CHIN, -0.03, -0.012)
+    displacement = np.zeros(len(points))
+    faces = head.faces.numpy()
+    for _ in range(HULL_ROUNDS):
+        mesh = vertices + normals * _at_vertices(displacement, head, grid)[:, None]
+        pixels, depth = camera.project(mesh)
+        covered, _, _ = rasterize_mesh(pixels[0], depth[0], faces, height, width)
+        outline = np.abs(_signed_distance(covered >= 0)) < 2.5
+        at = camera.project(points + texel_normals * displacement[:, None])[0][0]
+        column, row = at[:, 0].astype(int), at[:, 1].astype(int)
+        within = (column >= 2) & (column < width - 2) & (row >= 2) & (row < height - 2)
+        column, row = np.clip(column, 0, width - 1), np.clip(row, 0, height - 1)
+        rim = within & outline[row, column] & (np.abs(cosine) < RIM_COSINE) & (skin > 0.3) & (inside[row, column] > 0.5)
+        rim = np.nonzero(rim)[0]
+        if len(rim) == 0:
+            break
+        wanted = -edge[row[rim], column[rim]] * metres
+        sources = np.concatenate([rim, anchor])
+        values = np.concatenate([np.clip(wanted, -0.03, 0.05), np.zeros(len(anchor))])
+        weight = np.concatenate([np.ones(len(rim)), np.full(len(anchor), 0.15)])
+        squared = ((points[:, None] - points[sources][None]) ** 2).sum(-1)
+        kernel = weight / (squared + HULL_RADIUS**2) ** 2
+        displacement = displacement + (kernel @ values) / kernel.sum(1) * np.clip(skin * 1.25, 0, 1)
+        displacement = np.clip(displacement, floor, HULL_REACH)
+    return displacement
 
 
-def _silhouette(points: np.ndarray, camera: Camera, shape: tuple[int, ...]) -> np.ndarray:
-    """Bool picture of the texels as 3-px dots, closed: the bare head's outline at low cost."""
-    height, width = shape
-    pixels = camera.project(points)[0][0]
-    column, row = pixels[:, 0].astype(int), pixels[:, 1].astype(int)
-    good = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    mask = np.zeros(shape, np.uint8)
-    mask[row[good], column[good]] = 1
-    side = max(3, int(0.012 * height / 0.4) | 1)
-    return cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8)) > 0
+def _signed_distance(mask: np.ndarray) -> np.ndarray:
+    """Pixels to the edge of `mask` [H, W], negative inside."""
+    inner = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
+    outer = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 3)
+    return np.where(mask, 0.5 - inner, outer - 0.5)
 
 
 def _skin(head: HeadModel, grid: TexelGrid) -> np.ndarray:
-    """Weight [N] of texels that may be lifted: scalp, neck, bust and the far sides of the face, not the mask of the face."""
+    """Weight [N] of texels that may be lifted: scalp, neck, bust and the far sides of the face, not its mask."""
     names = head.part_names
     lifted = np.array([name in ("scalp", "neck", "bust") for name in names])[grid.part.numpy()]
     points = surface(grid, head.template).numpy()
@@ -262,9 +252,9 @@ def _at_vertices(values: np.ndarray, head: HeadModel, grid: TexelGrid) -> np.nda
     picture = np.zeros((size * size, 2), np.float32)
     index = grid.index.numpy()
     picture[index, 0], picture[index, 1] = values, 1
-    picture = cv2.blur(picture.reshape(size, size, 2), (3, 3)).reshape(-1, 2)
+    blurred = cv2.blur(picture.reshape(size, size, 2), (3, 3)).reshape(-1, 2)
     uv = np.clip((head.uv.numpy() * size).astype(int), 0, size - 1)
-    at_uv = picture[uv[:, 1] * size + uv[:, 0]]
+    at_uv = blurred[uv[:, 1] * size + uv[:, 0]]
     sums = np.zeros((len(head.template), 2))
     np.add.at(sums, head.faces.numpy().ravel(), at_uv[head.faces_uv.numpy().ravel()])
     return sums[:, 0] / np.maximum(sums[:, 1], 1e-6)
@@ -295,5 +285,5 @@ def _erode(seen: np.ndarray, grid: TexelGrid, radius: int = 2) -> np.ndarray:
     picture = np.ones(size * size, np.float32)  # outside the charts counts as seen, so chart borders are not eaten
     picture[index] = seen
     side = 2 * radius + 1
-    picture = cv2.erode(picture.reshape(size, size), np.ones((side, side), np.uint8))
-    return cv2.blur(picture, (3, 3)).reshape(-1)[index] * (seen > 0)
+    eroded = cv2.erode(picture.reshape(size, size), np.ones((side, side), np.uint8))
+    return cv2.blur(eroded, (3, 3)).reshape(-1)[index] * (seen > 0)

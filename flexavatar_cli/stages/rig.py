@@ -1,7 +1,7 @@
 """The rigged anchor: texel attributes on the posed surface of the head model become Gaussians (DESIGN 4.1).
 
-`position = head(identity, expression)(texel) + frame @ offset`; size and orientation come from finite differences of the
-*displaced* surface between neighbouring texels, so hair that stands off the head stays closed and stretched skin stretches.
+`position = head(identity, expression)(texel) + frame @ offset`; size and orientation come from finite differences of
+the *displaced* surface between neighbouring texels, so hair that stands off stays closed and stretched skin stretches.
 """
 
 from dataclasses import dataclass

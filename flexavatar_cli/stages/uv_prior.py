@@ -18,7 +18,7 @@ CELLS = 64  # low frequencies live on a 64 x 64 grid of cells
 SHEPARD_RADIUS = 0.008  # metres; inverse-distance weights 1 / (r^2 + radius^2)^2
 MIRROR_TRUST = 0.7
 RATIO_FLOOR = 0.08  # added to the mean before dividing, so that dark mean texels do not amplify noise
-DISPLACEMENT_UNIT = 0.05  # metres; the network's unit of displacement
+DISPLACEMENT_UNIT = 0.2  # metres; the network's unit of displacement (model.yaml says the same)
 CHANNELS = 23  # of `uv_features`
 
 GROUPS = {"face": 0, "neck": 0, "eye_sockets": 0, "scalp": 1, "bust": 2, "eyeball_left": 3, "eyeball_right": 3}

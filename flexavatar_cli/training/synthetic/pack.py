@@ -57,7 +57,7 @@ def prepare_pack(
     workers: int = 2,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Bake hair, resample skins and make `views` + `held_views` pictures into folder `output`; deterministic by seed."""
+    """Bake hair, resample skins and make `views` + `held_views` pictures into folder `output`, by seed."""
     head = load_head()
     styles = bake_styles(data, head, RESOLUTION)
     materials = load_materials(data, head, RESOLUTION)
@@ -78,7 +78,13 @@ def prepare_pack(
             stacked = np.stack([getattr(view, field.name) for view in made])
             np.save(folder / f"views.{field.name}.npy", stacked[:views])
             np.save(folder / f"held_views.{field.name}.npy", stacked[views:])
-        facts: dict[str, object] = {"atlas": atlas_digest(head), "head": head.digest, "seed": seed, "views": views, "held_views": held_views}
+        facts: dict[str, object] = {
+            "atlas": atlas_digest(head),
+            "head": head.digest,
+            "seed": seed,
+            "views": views,
+            "held_views": held_views,
+        }
         facts["digest"] = digest_bytes(json.dumps(facts, sort_keys=True).encode())
         (folder / "pack.json").write_text(json.dumps(facts, indent=1))
     return output

@@ -1,8 +1,8 @@
 """Pictures of synthetic heads as texel indices: which texel each pixel sees, and what tracking would make of it.
 
-Colour is left open, so one view serves any skin, hair colour, light and clothes by a gather at training time. The tracked
-side goes through the product's own `texel_visibility` on a deliberately wrong head, so hull, occlusion and misalignment
-are those of real photos.
+Colour is left open, so one view serves any skin, hair colour, light and clothes by a gather at training time. The
+tracked side goes through the product's own `texel_visibility` on a deliberately wrong head, so hull, occlusion and
+misalignment are those of real photos.
 """
 
 from dataclasses import dataclass
@@ -172,7 +172,7 @@ def synthetic_view(
     hat = dice < CAP_SHARE
     if hat:
         height, shade, cover = random_cap(points, generator)
-        under, under_shade, under_cover = random_hair(styles, choices, points, generator)
+        under, under_shade, _ = random_hair(styles, choices, points, generator)
         low = cover < 0.5
         height, shade = np.where(low, np.minimum(under, 0.05), height), np.where(low, under_shade, shade)
     elif dice < CAP_SHARE + BALD_SHARE:

@@ -1,0 +1,44 @@
+"""`flexavatar prepare`: raw material to a training set."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flexavatar_cli.cli.parameters import Overwrite, Seed
+from flexavatar_cli.core.options import CommonOptions, PrepareOptions
+
+
+def prepare(
+    data: Annotated[Path, typer.Argument(help="The folder with the openly licensed packs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The training folder to write.")],
+    views: Annotated[int, typer.Option(min=8, help="Synthetic pictures.")] = PrepareOptions.views,
+    held_views: Annotated[
+        int, typer.Option(min=1, help="Synthetic pictures for evaluation.")
+    ] = PrepareOptions.held_views,
+    portraits: Annotated[int, typer.Option(min=0, help="Real portraits.")] = PrepareOptions.portraits,
+    seed: Seed = CommonOptions.seed,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn raw material into a training set: DATA -> a folder of arrays."""
+    from flexavatar_cli.cli.console import progress, report
+    from flexavatar_cli.core.errors import InputError, UsageError
+    from flexavatar_cli.training.portraits import prepare_portraits
+    from flexavatar_cli.training.synthetic.pack import prepare_pack
+
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output}: exists; pass --overwrite to replace it")
+    if not (data / "ict_hair.npz").is_file():
+        raise InputError(f"{data}: not the folder with the training packs (ict_hair.npz is missing)")
+    with progress("Synthetic") as on_step:
+        prepare_pack(data, output, views, held_views, seed, on_step=on_step)
+    made = 0
+    if portraits:
+        with progress("Portraits") as on_step:
+            made = prepare_portraits(data, output, portraits, on_step)
+    report({"folder": output, "views": views, "held_views": held_views, "portraits": made})
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(prepare)
