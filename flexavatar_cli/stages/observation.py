@@ -27,6 +27,7 @@ DEPTH_TOLERANCE = 0.004  # metres between a texel and the nearest surface for it
 SEEN_COSINES = (0.15, 0.45)  # a photo texel fades in between these facing cosines
 HULL_RADIUS = 0.025  # metres; measured rims are blended over about this distance
 CHIN = -0.07  # metres, head space
+ERODED = 128  # one texel in so many is lost along the border of what is seen (2 texels of 256)
 COARSE = 64  # the hull is computed at this texel resolution
 
 
@@ -204,7 +205,8 @@ def hull_displacement(
         sources = np.concatenate([rim, anchor])
         values = np.concatenate([np.clip(wanted, -0.03, 0.05), np.zeros(len(anchor))])
         weight = np.concatenate([np.ones(len(rim)), np.full(len(anchor), 0.15)])
-        squared = ((points[:, None] - points[sources][None]) ** 2).sum(-1)
+        sites = points[sources]
+        squared = (points**2).sum(1)[:, None] + (sites**2).sum(1)[None] - 2 * points @ sites.T
         kernel = weight / (squared + HULL_RADIUS**2) ** 2
         displacement = displacement + (kernel @ values) / kernel.sum(1) * np.clip(skin * 1.25, 0, 1)
         displacement = np.clip(displacement, floor, HULL_REACH)
@@ -278,12 +280,12 @@ def _surface_normals(displaced: np.ndarray, normals: np.ndarray, grid: TexelGrid
     return np.where(good, crossed / np.where(good, length, 1), normals)
 
 
-def _erode(seen: np.ndarray, grid: TexelGrid, radius: int = 2) -> np.ndarray:
+def _erode(seen: np.ndarray, grid: TexelGrid) -> np.ndarray:
     """Pull the seen mask back from every unseen texel of its chart: rims carry background or occluder colours."""
     size = grid.resolution
     index = grid.index.numpy()
     picture = np.ones(size * size, np.float32)  # outside the charts counts as seen, so chart borders are not eaten
     picture[index] = seen
-    side = 2 * radius + 1
+    side = 2 * (size // ERODED) + 1
     eroded = cv2.erode(picture.reshape(size, size), np.ones((side, side), np.uint8))
     return cv2.blur(eroded, (3, 3)).reshape(-1)[index] * (seen > 0)

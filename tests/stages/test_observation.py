@@ -1,0 +1,107 @@
+"""Visibility, hull and crop, against heads rendered with known shapes."""
+
+import numpy as np
+import pytest
+import torch
+
+from flexavatar_cli.core.camera import Camera, look_at
+from flexavatar_cli.heads import load_head
+from flexavatar_cli.heads.surface import surface, vertex_normals
+from flexavatar_cli.render.mesh import rasterize_mesh
+from flexavatar_cli.stages.observation import head_crop, hull_displacement, texel_visibility
+
+SIZE = 256
+RESOLUTION = 128
+
+
+@pytest.fixture(scope="module")
+def head():
+    return load_head()
+
+
+def front(distance: float = 1.0, yaw: float = 0.0) -> Camera:
+    focal = SIZE / 0.4 * distance
+    eye = distance * np.array([np.sin(yaw), 0, np.cos(yaw)])
+    intrinsics = np.array([[focal, 0, SIZE / 2], [0, focal, SIZE / 2], [0, 0, 1]])
+    return Camera(look_at(eye, np.zeros(3)), intrinsics, SIZE, SIZE)
+
+
+def silhouette(head, camera: Camera, lift: float = 0.0) -> np.ndarray:
+    normals = vertex_normals(head, head.template).numpy()
+    above = (head.template[:, 1:2].numpy() > 0.02) & (head.scalp_weight[:, None].numpy() > 0.5)
+    mesh = head.template.numpy() + lift * normals * above
+    pixels, depth = camera.project(mesh)
+    return (rasterize_mesh(pixels[0], depth[0], head.faces.numpy(), SIZE, SIZE)[0] >= 0).astype(np.float32)
+
+
+def view(head, matte: np.ndarray, camera: Camera):
+    identity, expression = np.zeros(len(head.identity_basis)), np.zeros(59)
+    return texel_visibility(matte, np.ones_like(matte), camera, identity, expression, head, RESOLUTION)
+
+
+def test_the_front_sees_the_face_and_not_the_back(head):
+    camera = front()
+    shape = view(head, silhouette(head, camera), camera)
+    grid = head.texels(RESOLUTION)
+    points = surface(grid, head.template).numpy()
+    nose = (np.abs(points[:, 0]) < 0.02) & (points[:, 2] > 0.1) & (grid.part.numpy() == head.part_names.index("face"))
+    assert shape.seen[nose].mean() > 0.6
+    assert shape.seen[points[:, 2] < -0.03].max() == 0
+    assert (shape.seen >= 0).all()
+    assert (shape.seen <= 1).all()
+
+
+def test_texels_land_where_the_camera_projects_them(head):
+    camera = front()
+    shape = view(head, silhouette(head, camera), camera)
+    bare = np.abs(shape.displacement) < 1e-6
+    points = surface(head.texels(RESOLUTION), head.template).numpy()
+    expected = camera.project(points)[0][0]
+    np.testing.assert_allclose(shape.pixels[bare], expected[bare], atol=1e-3)
+
+
+def test_an_exact_matte_needs_next_to_no_hull(head):
+    camera = front()
+    hull = hull_of(head, silhouette(head, camera), camera)
+    assert np.abs(hull).mean() < 0.002
+
+
+def test_hair_of_three_centimetres_is_found(head):
+    camera = front()
+    matte = silhouette(head, camera, 0.03)
+    hull = hull_of(head, matte, camera)
+    grid = head.texels(64)
+    points = surface(grid, head.template).numpy()
+    crown = (points[:, 1] > 0.10) & (np.abs(points[:, 2]) < 0.03)
+    assert hull[crown].mean() == pytest.approx(0.03, abs=0.008)
+    face = (points[:, 2] > 0.08) & (points[:, 1] < 0.06) & (points[:, 1] > -0.06)
+    assert np.abs(hull[face]).max() < 1e-3
+
+
+def hull_of(head, matte: np.ndarray, camera: Camera) -> np.ndarray:
+    normals = vertex_normals(head, head.template).numpy().astype(np.float64)
+    vertices = head.template.numpy().astype(np.float64)
+    return hull_displacement(matte, np.ones_like(matte), camera, vertices, normals, head)
+
+
+def test_the_crop_keeps_its_scale_and_reaches_higher_hair():
+    camera = front()
+    flat = np.zeros((SIZE, SIZE), np.float32)
+    flat[64:, 64:192] = 1
+    tall = flat.copy()
+    tall[:64, 100:150] = 1
+    low, high = head_crop(camera, flat, 512), head_crop(camera, tall, 512)
+    assert high.scale <= low.scale
+    bottom = [crop.origin[1] + crop.height / crop.scale for crop in (low, high)]
+    assert bottom[0] == pytest.approx(bottom[1], abs=1e-6)
+
+
+def test_a_picture_that_ends_is_not_evidence(head):
+    camera = front()
+    matte = silhouette(head, camera)
+    inside = np.ones_like(matte)
+    inside[:, : SIZE // 2] = 0
+    identity, expression = np.zeros(len(head.identity_basis)), np.zeros(59)
+    shape = texel_visibility(matte * inside, inside, camera, identity, expression, head, RESOLUTION)
+    assert shape.seen[shape.pixels[:, 0] < SIZE // 2 - 2].max() == 0
+    assert torch.isfinite(torch.from_numpy(shape.displacement)).all()

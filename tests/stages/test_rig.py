@@ -1,0 +1,119 @@
+"""Texel attributes on the posed head."""
+
+import numpy as np
+import pytest
+import torch
+
+from flexavatar_cli.core.attributes import TexelAttributes
+from flexavatar_cli.core.expression import INDEX
+from flexavatar_cli.core.gaussians import rotation_matrix
+from flexavatar_cli.heads import load_head
+from flexavatar_cli.heads.surface import surface
+from flexavatar_cli.stages.rig import (
+    INTERIOR_REACH,
+    LONGEST_STEP,
+    SIZE_SHARE,
+    quaternion_product,
+    rig_anchor,
+    rigged_gaussians,
+    splat_frames,
+)
+
+RESOLUTION = 64
+
+
+@pytest.fixture(scope="module")
+def anchor():
+    return rig_anchor(load_head(), RESOLUTION)
+
+
+def plain(count: int, **changes: torch.Tensor) -> TexelAttributes:
+    """Attributes that change nothing."""
+    values = {
+        "offset": torch.zeros(1, count, 3),
+        "scale": torch.ones(1, count, 3),
+        "rotation": torch.tensor([1.0, 0, 0, 0]).expand(1, count, 4),
+        "opacity": torch.full((1, count), 0.99),
+        "color": torch.full((1, count, 3), 0.5),
+    }
+    return TexelAttributes(**(values | changes))
+
+
+def test_zero_offsets_lie_on_the_posed_head(anchor):
+    head = anchor.head
+    grid = head.texels(RESOLUTION)
+    expression = torch.zeros(59)
+    expression[INDEX["jawOpen"]] = 0.6
+    identity = 0.5 * torch.ones(len(head.identity_basis))
+    made = rigged_gaussians(anchor, plain(len(grid.index)), identity, expression)
+    torch.testing.assert_close(made.positions, surface(grid, head.vertices(identity, expression)))
+
+
+def test_offsets_are_limited_inside_the_mouth(anchor):
+    head = anchor.head
+    grid = head.texels(RESOLUTION)
+    lifted = plain(len(grid.index), offset=torch.tensor([0.0, 0, 0.01]).expand(1, len(grid.index), 3))
+    rest = torch.zeros(59)
+    identity = torch.zeros(len(head.identity_basis))
+    moved = rigged_gaussians(anchor, lifted, identity, rest).positions - surface(grid, head.template)
+    teeth = grid.part == head.part_names.index("teeth")
+    torch.testing.assert_close(moved[~teeth].norm(dim=-1).max(), torch.tensor(0.01), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(
+        moved[teeth].norm(dim=-1), torch.full((int(teeth.sum()),), 0.01 * INTERIOR_REACH), rtol=1e-3, atol=1e-7
+    )
+
+
+def test_gradients_reach_every_attribute(anchor):
+    count = len(anchor.head.texels(RESOLUTION).index)
+    attributes = plain(count).map(lambda values: values.clone().requires_grad_(True))
+    made = rigged_gaussians(attributes=attributes, anchor=anchor, identity=torch.zeros(8), expression=torch.zeros(59))
+    sum((value**2).sum() for value in vars(made).values()).backward()
+    for name, value in vars(attributes).items():
+        assert value.grad is not None, name
+        assert value.grad.abs().sum() > 0 or name == "rotation"
+
+
+def test_a_flat_square_grid_gives_round_splats():
+    side, step = 5, 0.002
+    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    positions = torch.stack([x * step, y * step, torch.zeros(side, side)], -1).reshape(-1, 3).float()
+    number = torch.arange(side * side).reshape(side, side)
+    left, right = number.roll(1, 1), number.roll(-1, 1)
+    left[:, 0], right[:, -1] = number[:, 0], number[:, -1]
+    above, below = number.roll(1, 0), number.roll(-1, 0)
+    above[0], below[-1] = number[0], number[-1]
+    neighbours = torch.stack([left, right, above, below]).reshape(4, -1)
+    axes, sizes = splat_frames(positions, neighbours)
+    torch.testing.assert_close(sizes[:, :2], torch.full((side * side, 2), SIZE_SHARE * step), rtol=1e-4, atol=1e-8)
+    torch.testing.assert_close(axes[:, :, 2].abs(), torch.tensor([0.0, 0, 1]).expand(side * side, 3))
+    torch.testing.assert_close(axes @ axes.mT, torch.eye(3).expand(side * side, 3, 3), atol=1e-5, rtol=0)
+
+
+def test_steps_over_seams_are_clamped():
+    positions = torch.tensor([[0.0, 0, 0], [1.0, 0, 0]])
+    neighbours = torch.tensor([[0, 0], [1, 1], [0, 1], [0, 1]])
+    _, sizes = splat_frames(positions, neighbours)
+    assert sizes.max() <= SIZE_SHARE * LONGEST_STEP * 1.0001
+
+
+def test_quaternion_product_is_rotation_after_rotation():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 7, 4, generator=generator).unbind(0)
+    both = rotation_matrix(quaternion_product(a, b))
+    torch.testing.assert_close(both, rotation_matrix(a) @ rotation_matrix(b), atol=1e-5, rtol=1e-5)
+
+
+def test_no_expression_tears_the_head(anchor):
+    """No ARKit shape moves neighbouring skin texels apart by more than a few millimetres, lips and lids aside."""
+    head = anchor.head
+    grid = head.texels(RESOLUTION)
+    skin = np.isin(np.array(head.part_names)[grid.part.numpy()], ("face", "scalp", "neck", "bust"))
+    rest = surface(grid, head.template)
+    apart = (rest[anchor.neighbours] - rest).norm(dim=-1)
+    for number in range(52):
+        expression = torch.zeros(59)
+        expression[number] = 1
+        posed = surface(grid, head.vertices(torch.zeros(1), expression))
+        stretched = (posed[anchor.neighbours] - posed).norm(dim=-1) - apart
+        share = (stretched[:, skin] > 0.012).float().mean()
+        assert share < 0.002, f"shape {number}: {share:.4f} of the skin is torn"
