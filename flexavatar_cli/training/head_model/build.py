@@ -16,6 +16,7 @@ from flexavatar_cli.training.head_model.bust import with_bust
 from flexavatar_cli.training.head_model.closest import closest_points
 from flexavatar_cli.training.head_model.decimate import decimate
 from flexavatar_cli.training.head_model.expressions import lips_together, tongue_out, with_closing_lids
+from flexavatar_cli.training.head_model.eyes import eyes_behind_lids, set_back
 from flexavatar_cli.training.head_model.identities import (
     IdentityModel,
     principal_components,
@@ -57,8 +58,9 @@ def build(data: Path, embedding: Path, output: Path) -> HeadModel:
     identity, held_out = identities(source, registration, generator)
     expression = with_closing_lids(source, source.expression)
     expression[INDEX["tongueOut"]] = tongue_out(registration)
-    template = identity.mean + lips_together(source)
-    head = assemble(source, template, identity.basis, expression, uv, points, raw)
+    template = identity.mean + lips_together(source) + set_back(source)
+    basis = eyes_behind_lids(source, expression, identity.basis)
+    head = assemble(source, template, basis, expression, uv, points, raw)
     measured = quality(detailed, source, registration, identity, held_out, generator)
     log.info("%s", measured)
     return save_head(head, output, {"licence": LICENCE, "origin": ORIGIN, "measured": measured})
@@ -75,10 +77,10 @@ def identities(
     people = [registration.person(human.sample(generator)) for _ in range(MAKEHUMAN_SAMPLES + HELD_OUT)]
     makehuman = np.stack(people)
     makehuman -= 0.5 * (makehuman.mean(0) - source.mean)
-    scans = in_place(source, sample_ict(source, ICT_SAMPLES + HELD_OUT, generator))
-    training = np.concatenate([scans[HELD_OUT:], makehuman[HELD_OUT:]])
+    training = np.concatenate([in_place(source, sample_ict(source, ICT_SAMPLES, generator)), makehuman[HELD_OUT:]])
     model = principal_components(training, visible_weight(source))
-    return model, {"ict": scans[:HELD_OUT], "makehuman": makehuman[:HELD_OUT]}
+    scans = in_place(source, sample_ict(source, HELD_OUT, generator))
+    return model, {"ict": scans, "makehuman": makehuman[:HELD_OUT]}
 
 
 def in_place(source: ict.SourceHead, heads: np.ndarray) -> np.ndarray:
