@@ -22,7 +22,7 @@ class TexelGrid:
     part: Tensor  # [N] int64, index into HeadModel.part_names
     mirror: Tensor  # [N] int64, texel nearest to the point mirrored in x
     corners: Tensor  # [N, 3] int64, vertices of the texel's triangle
-    cache: dict = field(default_factory=dict, repr=False, compare=False)  # matrices made on demand
+    cache: dict = field(default_factory=dict, init=False, repr=False, compare=False)  # matrices made on demand
 
     def __len__(self) -> int:
         return len(self.index)
