@@ -54,7 +54,7 @@ class TrackOptions:
     """Frames to cameras, expressions and one identity."""
 
     face: str = "largest"  # or the number of the face, from the left, from 0
-    looks: int = 0  # FaceMesh looks averaged per frame; 0 = 12 for one picture, 1 for a video
+    looks: int = 0  # FaceMesh looks averaged per frame; 0 = 12 for one picture, 3 for a video
     identity_frames: int = 12  # frames of a video that the identity is solved on
     identity_weight: float = 20.0  # of the prior on identity; landmark errors are correlated, so not 1
     expression_weight: float = 60.0  # lambda of the L1 prior on expression; jaw and lids a sixth of it

@@ -17,10 +17,11 @@ from flexavatar_cli.heads import HeadModel
 FRONTAL = np.diag([1.0, -1.0, -1.0])  # head to camera axes of a head that faces the camera
 IRISES = slice(468, 478)  # rows of the irises: they follow the gaze, not the head
 HUBER = 2.5  # landmark errors, in sigmas, beyond which they count linearly
-# How much less (or more: full lips are no pout) than others these shapes must explain to be used.
+# How much less than others these shapes must explain to be used; less than 1 = more. Full lips are no pout. mouthClose
+# undoes jawOpen: held back, jawOpen of a re-tracked render correlates .96 with what it was rendered from, else .56.
 CHEAPNESS = {
     "jawOpen": 6.0, "eyeBlinkLeft": 6.0, "eyeBlinkRight": 6.0, "eyeSquintLeft": 2.0, "eyeSquintRight": 2.0,
-    "mouthPucker": 0.5,
+    "mouthPucker": 0.5, "mouthClose": 0.1,
 }  # fmt: skip
 SOLVED = tuple(name for name in ARKIT_NAMES if not name.startswith("eyeLook") and name != "tongueOut")
 # Together these pairs make lips that no one has, which a third of neutral faces would otherwise be given.
