@@ -24,7 +24,7 @@ from flexavatar_cli.core.track import Track
 from flexavatar_cli.render import render
 from flexavatar_cli.stages.animation import SINKS
 from flexavatar_cli.stages.instruments import Instruments
-from flexavatar_cli.stages.observation import Observation, crop_observation
+from flexavatar_cli.stages.observation import Observation, crop_observation, liftable
 from flexavatar_cli.stages.rig import rig_anchor, rigged_gaussians
 from flexavatar_cli.stages.shots import Shot
 from flexavatar_cli.stages.similarity import structural_dissimilarity
@@ -40,9 +40,10 @@ CACHED_REFERENCES = 32  # initial decodes kept; 55 k texels are 3 MB each
 # weights of the loss terms; the picture term is 0.8 L1 + 0.2 (1 - SSIM) as published (SPEC 11)
 ALPHA_WEIGHT = 1.0
 MATTE_FLOOR = 0.02  # alpha under which a pixel is background
-HIDDEN_WEIGHT = 4.0
-SMOOTH_WEIGHT = 0.5
+HIDDEN_WEIGHT = 20.0
+SMOOTH_WEIGHT = 1.0
 SHAPE_WEIGHT = 0.02
+LOOSE, STIFF = 0.02, 1.0  # pull of hair and cloth, and of the face, towards where the encoder put them
 GARISH_WEIGHT = 4.0  # colours outside 0..1
 
 
@@ -137,6 +138,9 @@ class Fitter:
         weight = self._visible_weight()
         self.hidden = (1 - weight / VISIBLE_PIXELS).clamp(0, 1)
         self.moving = self._token_gate(weight)
+        grid = instruments.head.texels(self.model.resolution)
+        free = torch.from_numpy(liftable(instruments.head, grid)).float().to(self.device)
+        self.stiffness = LOOSE + (STIFF - LOOSE) * (1 - free)
         self.checkpoint = checkpoint
         self.key = self._key()
         if checkpoint is not None and checkpoint.exists():
@@ -187,10 +191,11 @@ class Fitter:
         size = (attributes.scale / start.scale)[0].log()
         veil = attributes.opacity[0] - start.opacity[0]
         hidden = self.hidden
-        kept = (tint.abs().mean(-1) * hidden).mean() + (lift.abs().mean(-1) * hidden).mean()
-        kept = kept + ((size.abs().mean(-1) + veil.abs()) * hidden).mean()
+        # squares, not absolutes: a term whose gradient never fades would chatter in patches that are half seen
+        kept = ((tint**2).sum(-1) + (lift**2).sum(-1) + (size**2).mean(-1) + veil**2) * self.hidden
+        kept = kept.mean()
         neighbours = lift[self.anchor.neighbours].mean(0)
-        rough = ((lift - neighbours) ** 2).sum(-1).mean()
+        rough = ((lift - neighbours) ** 2).sum(-1).mean() + ((lift**2).sum(-1) * self.stiffness).mean()
         patchy = tint - tint[self.anchor.neighbours].mean(0)
         blotches = ((patchy**2).sum(-1) * (0.05 + hidden)).mean()
         garish = ((attributes.color - 1).clamp_min(0) + (-attributes.color).clamp_min(0)).mean()

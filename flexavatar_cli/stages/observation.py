@@ -172,7 +172,7 @@ def hull_displacement(
     pull it to zero.
     """
     grid = head.texels(COARSE)
-    skin = _skin(head, grid)
+    skin = liftable(head, grid)
     corners, bary = grid.corners.numpy(), grid.bary.numpy()[..., None]
     points = (vertices[corners] * bary).sum(1)
     texel_normals = (normals[corners] * bary).sum(1)
@@ -220,7 +220,7 @@ def _signed_distance(mask: np.ndarray) -> np.ndarray:
     return np.where(mask, 0.5 - inner, outer - 0.5)
 
 
-def _skin(head: HeadModel, grid: TexelGrid) -> np.ndarray:
+def liftable(head: HeadModel, grid: TexelGrid) -> np.ndarray:
     """Weight [N] of texels that may be lifted: scalp, neck, bust and the far sides of the face, not its mask."""
     names = head.part_names
     lifted = np.array([name in ("scalp", "neck", "bust") for name in names])[grid.part.numpy()]

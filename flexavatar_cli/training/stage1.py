@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -162,11 +163,16 @@ class Trainer:
 
     def run(self, on_step: Callable[[int, dict[str, float]], None] | None = None) -> None:
         """Train through the phases by wall clock, checkpointing as it goes."""
+        with ThreadPoolExecutor(1) as painter:  # paints the next batch while this one is learned
+            self._run(painter, on_step)
+
+    def _run(self, painter: ThreadPoolExecutor, on_step: Callable[[int, dict[str, float]], None] | None) -> None:
         while self.phase < len(self.config.phases):
             phase = self.config.phases[self.phase]
             bench = Bench.make(self.head, self.pack, phase.resolution, self.patch)
             self.model.set_template(bench.template)
             last_save, first = time.monotonic(), self.step
+            painted = painter.submit(self._batch, bench, phase, self.step)
             while self.phase_seconds < phase.minutes * 60:
                 begin = time.monotonic()
                 share = self.phase_seconds / (phase.minutes * 60)
@@ -174,7 +180,9 @@ class Trainer:
                 rate *= 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share))
                 for group in self.optimiser.param_groups:
                     group["lr"] = rate * group["scale"]
-                terms = self._one_step(bench, phase)
+                batch = painted.result()
+                painted = painter.submit(self._batch, bench, phase, self.step + 1)
+                terms = self._one_step(bench, batch)
                 spent = time.monotonic() - begin
                 self.step += 1
                 self.seconds += spent
@@ -187,9 +195,11 @@ class Trainer:
             self.phase, self.phase_seconds = self.phase + 1, 0.0
             self.save()
 
-    def _one_step(self, bench: Bench, phase: Phase) -> dict[str, float]:
-        generator = np.random.default_rng((self.config.seed, self.step))
-        batch = collate([self._sample(bench, generator) for _ in range(phase.batch)])
+    def _batch(self, bench: Bench, phase: Phase, step: int) -> Batch:
+        generator = np.random.default_rng((self.config.seed, step))
+        return collate([self._sample(bench, generator) for _ in range(phase.batch)])
+
+    def _one_step(self, bench: Bench, batch: Batch) -> dict[str, float]:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bfloat16):
             features = uv_features(bench.prior, batch.color, batch.seen, batch.facing, batch.hull)
             _, attributes = self.model(batch.image, batch.plucker, features, batch.expression, batch.sink)
@@ -203,7 +213,7 @@ class Trainer:
         with torch.no_grad():
             for name, value in self.model.state_dict().items():
                 self.average[name].lerp_(value, 1 - decay)
-        return {name: float(value) for name, value in terms.items()} | {"total": float(total)}
+        return {name: value.item() for name, value in terms.items()} | {"total": total.item()}
 
     def _sample(self, bench: Bench, generator: np.random.Generator) -> dict[str, np.ndarray]:
         portraits = self.pack.portraits
