@@ -70,20 +70,31 @@ def prepare_pack(
             made.append(view)
             if on_step:
                 on_step(done + 1, len(jobs))
+    return write_pack(output, head, materials, made[:views], made[views:], seed)
+
+
+def write_pack(
+    output: Path,
+    head: HeadModel,
+    materials: Materials,
+    views: list[SyntheticView],
+    held_views: list[SyntheticView],
+    seed: int,
+) -> Path:
+    """Store everything as plain arrays in folder `output`, beside and renamed."""
     with replacing(output) as folder:
         folder.mkdir()
         for name, value in vars(materials).items():
             np.save(folder / f"materials.{name}.npy", np.asarray(value))
         for field in fields(SyntheticView):
-            stacked = np.stack([getattr(view, field.name) for view in made])
-            np.save(folder / f"views.{field.name}.npy", stacked[:views])
-            np.save(folder / f"held_views.{field.name}.npy", stacked[views:])
+            for prefix, group in (("views", views), ("held_views", held_views)):
+                np.save(folder / f"{prefix}.{field.name}.npy", np.stack([getattr(view, field.name) for view in group]))
         facts: dict[str, object] = {
             "atlas": atlas_digest(head),
             "head": head.digest,
             "seed": seed,
-            "views": views,
-            "held_views": held_views,
+            "views": len(views),
+            "held_views": len(held_views),
         }
         facts["digest"] = digest_bytes(json.dumps(facts, sort_keys=True).encode())
         (folder / "pack.json").write_text(json.dumps(facts, indent=1))
