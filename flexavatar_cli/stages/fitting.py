@@ -32,7 +32,7 @@ from flexavatar_cli.stages.similarity import structural_dissimilarity
 log = logging.getLogger(__name__)
 
 FINAL_RATE = 5e-2  # of the first learning rate, end of the cosine
-VISIBLE_PIXELS = 1.5  # blending weight summed over an observation above which a texel counts as seen
+VISIBLE_PIXELS = 1.5  # blending weight over a 512-pixel crop above which a texel of the 256 grid counts as seen
 VISIBILITY_VIEWS = 24  # observations that decide what is seen
 CHECKPOINT_STEPS = 100
 CACHED_REFERENCES = 32  # initial decodes kept; 55 k texels are 3 MB each
@@ -136,7 +136,9 @@ class Fitter:
         self.step = 0
         self.trace: list[float] = []
         weight = self._visible_weight()
-        self.hidden = (1 - weight / VISIBLE_PIXELS).clamp(0, 1)
+        footprint = (observations[0].camera.width / 512 * 256 / self.model.resolution) ** 2
+        weight = weight / (VISIBLE_PIXELS * footprint)
+        self.hidden = (1 - weight).clamp(0, 1)
         self.moving = self._token_gate(weight)
         grid = instruments.head.texels(self.model.resolution)
         free = torch.from_numpy(liftable(instruments.head, grid)).float().to(self.device)
@@ -249,7 +251,7 @@ class Fitter:
         """1 for tokens of which some texel is seen, 0 for the others."""
         side = self.model.resolution
         picture = torch.zeros(side * side, device=self.device)
-        picture[self.model.texel_index] = (weight > VISIBLE_PIXELS).float()
+        picture[self.model.texel_index] = (weight > 1).float()
         tokens = math.isqrt(self.start.shape[1])
         pooled = torch.nn.functional.max_pool2d(picture.reshape(1, 1, side, side), side // tokens)
         return pooled.reshape(1, -1, 1)

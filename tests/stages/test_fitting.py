@@ -1,0 +1,137 @@
+"""Fitting: it converges, leaves hidden tokens alone, and survives being killed."""
+
+import numpy as np
+import pytest
+import torch
+
+from flexavatar_cli.core.avatar import Avatar
+from flexavatar_cli.core.camera import Camera, look_at
+from flexavatar_cli.core.options import FitOptions
+from flexavatar_cli.core.track import Track
+from flexavatar_cli.render import render
+from flexavatar_cli.stages import animation
+from flexavatar_cli.stages.encoding import best_frame
+from flexavatar_cli.stages.fitting import Fitter, SharedAdam, fitted_frames
+from flexavatar_cli.stages.observation import Observation
+
+SIZE = 96
+
+
+@pytest.fixture(scope="module")
+def instruments(tiny_instruments):
+    return tiny_instruments
+
+
+@pytest.fixture(scope="module")
+def avatar(grey_avatar) -> Avatar:
+    return grey_avatar
+
+
+@pytest.fixture(scope="module")
+def observation(avatar, instruments) -> Observation:
+    """The avatar's own front view, tinted red."""
+    focal = SIZE / 0.4
+    camera = Camera(look_at(np.array([0, 0, 1.0]), np.zeros(3)), np.diag([focal, focal, 1.0]) + _centre(), SIZE, SIZE)
+    expression = np.zeros(59, np.float32)
+    head = animation.gaussians(avatar, instruments, expression)
+    rgb, alpha = render(head, camera)
+    red = rgb[0].clamp(0, 1).numpy() * np.array([1.0, 0.6, 0.6])
+    image = red * alpha[0].numpy()[..., None] + 1 - alpha[0].numpy()[..., None]
+    inside = np.full((SIZE, SIZE), 255, np.uint8)
+    return Observation(
+        (image.clip(0, 1) * 255).round().astype(np.uint8),
+        (alpha[0].numpy().clip(0, 1) * 255).round().astype(np.uint8),
+        inside,
+        camera,
+        avatar.identity,
+        expression,
+    )
+
+
+def _centre() -> np.ndarray:
+    matrix = np.zeros((3, 3))
+    matrix[:2, 2] = SIZE / 2
+    return matrix
+
+
+def fitter(avatar, observation, instruments, steps: int = 12, checkpoint=None) -> Fitter:
+    options = FitOptions(steps=steps, learning_rate=3e-2)
+    return Fitter(avatar, [observation], instruments, options, 0, checkpoint)
+
+
+def test_the_loss_falls_and_the_picture_turns_red(avatar, observation, instruments):
+    work = fitter(avatar, observation, instruments, 30)
+    fitted = work.run(None)
+    assert np.mean(work.trace[-3:]) < 0.8 * work.trace[0]
+    before, after = (
+        render(animation.gaussians(a, instruments, observation.expression), observation.camera)[0][0].numpy()
+        for a in (avatar, fitted)
+    )
+    target = observation.image / 255
+    assert np.abs(after - target).mean() < 0.8 * np.abs(before - target).mean()
+
+
+def test_hidden_tokens_do_not_move(avatar, observation, instruments):
+    work = fitter(avatar, observation, instruments, 4)
+    moved = np.abs(work.run(None).avatar_code - avatar.avatar_code).max(1) > 0
+    gate = work.moving[0, :, 0].numpy() > 0
+    assert gate.any()
+    assert not gate.all()
+    assert not moved[~gate].any()
+    assert moved[gate].any()
+
+
+def test_a_killed_fit_goes_on_to_the_same_result(avatar, observation, instruments, tmp_path, monkeypatch):
+    monkeypatch.setattr("flexavatar_cli.stages.fitting.CHECKPOINT_STEPS", 3)
+    whole = fitter(avatar, observation, instruments, 7).run(None)
+    path = tmp_path / "fit.ckpt"
+
+    def killed(done: int, _: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fitter(avatar, observation, instruments, 7, path).run(killed)
+    resumed = fitter(avatar, observation, instruments, 7, path)
+    assert resumed.step == 3
+    np.testing.assert_array_equal(resumed.run(None).avatar_code, whole.avatar_code)
+
+
+def test_a_checkpoint_of_another_fit_is_not_used(avatar, observation, instruments, tmp_path, monkeypatch):
+    monkeypatch.setattr("flexavatar_cli.stages.fitting.CHECKPOINT_STEPS", 1)
+    path = tmp_path / "fit.ckpt"
+    fitter(avatar, observation, instruments, 3, path).run(None)
+    assert fitter(avatar, observation, instruments, 4, path).step == 0
+
+
+def test_shared_adam_steps_by_visibility():
+    """Two tokens pulled alike but one a hundred times weaker: it moves a hundred times less."""
+    code = torch.zeros(1, 2, 3, requires_grad=True)
+    optimiser = SharedAdam(code)
+    optimiser.step(torch.tensor([[[1.0, 2, 3], [0.01, 0.02, 0.03]]]), 0.1)
+    ratio = code.detach()[0, 0] / code.detach()[0, 1]
+    torch.testing.assert_close(ratio, torch.full((3,), 100.0))
+    torch.testing.assert_close(code.detach()[0, 0, 0], code.detach()[0, 0, 2])  # dimensions are balanced
+
+
+def track_of(confidence: list[float], yaw: list[float]) -> Track:
+    count = len(confidence)
+    names = ("headYaw", "headPitch", "eyeBlinkLeft", "eyeBlinkRight", "jawOpen")
+    code = np.zeros((count, 5), np.float32)
+    code[:, 0] = yaw
+    eye = np.tile(np.eye(4), (count, 1, 1))
+    return Track(
+        eye, eye[:, :3, :3], np.array([8, 8]), 25.0, code, names, np.zeros(2, np.float32),
+        np.array(confidence, np.float32), np.zeros(count, np.float32), np.zeros((count, 478, 2), np.float32), "head",
+    )  # fmt: skip
+
+
+def test_the_most_frontal_confident_frame_is_encoded():
+    assert best_frame(track_of([1, 1, 1], [0.5, 0.02, -0.4])) == 1
+    assert best_frame(track_of([1, 0, 1], [0.5, 0.0, -0.4])) == 2
+
+
+def test_frames_are_held_out_and_thinned():
+    track = track_of([1, 1, 0, 1, 1, 1, 1, 1], [0.0] * 8)
+    assert fitted_frames(track, FitOptions(hold_out=4)).tolist() == [0, 1, 4, 5, 6]
+    assert len(fitted_frames(track, FitOptions(frames=3))) == 3
