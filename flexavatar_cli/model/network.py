@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
+from torch.nn import functional
 
 from flexavatar_cli.core.attributes import TexelAttributes
 from flexavatar_cli.core.files import replacing
 from flexavatar_cli.model.config import ModelCard, ModelConfig, WeightsFile, card_text
 from flexavatar_cli.model.decoder import Decoder
-from flexavatar_cli.model.encoder import Encoder
+from flexavatar_cli.model.encoder import Encoder, patchify
 from flexavatar_cli.model.gaussian_heads import Raw
 from flexavatar_cli.model.initialisation import initialise, perturb_zeros
 from flexavatar_cli.model.template import Template
@@ -92,6 +93,16 @@ class AvatarModel(nn.Module):
     ) -> Tensor:  # [B, L, D]
         """The avatar code A of B photos."""
         return self.encoder(image, plucker, self.query_positions, uv_features, image_features)
+
+    def corrected(self, avatar_code: Tensor, maps: Tensor) -> Tensor:
+        """The code [B, L, D] after adding base maps [B, 4, R, R] (colour [3], displacement in units) through the skip.
+
+        Raises ValueError for a network without a skip path.
+        """
+        if self.encoder.patch_code is None or self.config.detail is None:
+            raise ValueError("this model has no skip path")
+        patches = patchify(maps, self.config.detail.patch)
+        return avatar_code + functional.linear(patches, self.encoder.patch_code.weight)
 
     def decode(
         self,

@@ -16,13 +16,12 @@ from flexavatar_cli.core.gaussians import Gaussians
 from flexavatar_cli.core.track import Track
 from flexavatar_cli.render import render
 from flexavatar_cli.stages import motion as motions
-from flexavatar_cli.stages.instruments import Instruments
+from flexavatar_cli.stages.instruments import SINKS, Instruments
 from flexavatar_cli.stages.rig import RigAnchor, rig_anchor, rigged_gaussians
 
 log = logging.getLogger(__name__)
 
 CHUNK = 4  # expressions decoded together: shares the expression-independent work and keeps memory small
-SINKS = {"2d": 0, "3d": 1}
 FLAME_ROTATIONS = (100, 106, 114, 120, 126)  # where the 6-D rotations of the 135-d code start (SPEC 6.1)
 COLOURS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 

@@ -16,12 +16,14 @@ from flexavatar_cli.core.track import Track
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.media.images import encode_png
 from flexavatar_cli.model import plucker_map
-from flexavatar_cli.stages.instruments import Instruments
-from flexavatar_cli.stages.observation import Observation, crop_observation, examine
+from flexavatar_cli.stages.instruments import SINKS, Instruments
+from flexavatar_cli.stages.observation import Evidence, Observation, crop_observation, examine
+from flexavatar_cli.stages.rig import offset_reach
 from flexavatar_cli.stages.shots import Shot
 from flexavatar_cli.stages.uv_prior import UVPrior, uv_features, uv_prior
 
 THUMBNAIL = 256
+CORRECTIONS = 2  # rounds of putting back, through the skip path, what the network smoothed away
 MEAN_COLOR = "mean_color.png"  # beside model.yaml: the mean head's texture, on our atlas
 
 
@@ -55,18 +57,20 @@ def prior_from(head: HeadModel, resolution: int, path: Path) -> UVPrior:
     return uv_prior(head, resolution, mean)
 
 
-def encode(shot: Shot, instruments: Instruments, options: EncodeOptions = EncodeOptions()) -> Avatar:
-    """The avatar of a shot's most telling frame: observed in UV, completed in closed form, encoded. No fitting.
+def encode(
+    shot: Shot, instruments: Instruments, options: EncodeOptions = EncodeOptions(), frame: int | None = None
+) -> Avatar:
+    """The avatar of one frame (None = the most telling): observed in UV, completed in closed form, encoded. No fitting.
 
     Raises UsageError if the model is not one that is encoded on the open head.
     """
     model, track = instruments.model, shot.track
     if model.config.anchor != "rigged":
         raise UsageError(f"--model {model.card.name}: encoding needs the rigged anchor of open-1")
-    frame = best_frame(track)
+    frame = best_frame(track) if frame is None else frame
     ((rgb, alpha),) = shot.read([frame])
     seen = crop_observation(rgb, alpha, track, frame)
-    code = encode_observation(seen, load_prior(instruments), instruments)
+    code = encode_observation(seen, load_prior(instruments), instruments, options)
     thumbnail = cv2.resize(seen.image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     return Avatar(
         avatar_code=code,
@@ -87,7 +91,9 @@ def encode(shot: Shot, instruments: Instruments, options: EncodeOptions = Encode
     )
 
 
-def encode_observation(seen: Observation, prior: UVPrior, instruments: Instruments) -> np.ndarray:  # [L, D] float32
+def encode_observation(
+    seen: Observation, prior: UVPrior, instruments: Instruments, options: EncodeOptions = EncodeOptions()
+) -> np.ndarray:  # [L, D] float32
     """The avatar code of one observation."""
     model, device = instruments.model, instruments.device
     size = model.config.trunk.image_size
@@ -98,7 +104,25 @@ def encode_observation(seen: Observation, prior: UVPrior, instruments: Instrumen
         image = torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255
         rays = plucker_map(*camera_tensors(seen.camera), size, size)
         code = model.encode(image.to(device), rays.to(device), features.to(device))
+        expression = torch.from_numpy(seen.expression)[None].to(device)
+        sink = torch.tensor([SINKS[options.bias_sink]], device=device)
+        decoded = model.decode(code, expression, sink)
+        # the photo is read again where the network put the surface: its hair is not where the hull had it
+        reach = offset_reach(instruments.head, instruments.head.texels(model.resolution))
+        lifted = (decoded.offset[0, :, 2].cpu() * reach).numpy()
+        found = examine(seen, instruments.head, model.resolution, lifted)
+        for _ in range(CORRECTIONS):
+            code = model.corrected(code, _missing(decoded.color[0].cpu(), found, prior).to(device))
+            decoded = model.decode(code, expression, sink)
     return code[0].float().cpu().numpy()
+
+
+def _missing(decoded: torch.Tensor, found: Evidence, prior: UVPrior) -> torch.Tensor:  # [N, 3] -> [1, 4, R, R]
+    """What the decoded colours lack where the photo shows a texel: there the photo has the last word."""
+    size = prior.resolution
+    maps = torch.zeros(4, size * size)
+    maps[:3, prior.index] = (found.seen[:, None] * (found.color - decoded)).T
+    return maps.reshape(1, 4, size, size)
 
 
 def camera_tensors(camera: Camera) -> tuple[torch.Tensor, torch.Tensor]:

@@ -22,8 +22,7 @@ from flexavatar_cli.core.gaussians import Gaussians
 from flexavatar_cli.core.options import FitOptions
 from flexavatar_cli.core.track import Track
 from flexavatar_cli.render import render
-from flexavatar_cli.stages.animation import SINKS
-from flexavatar_cli.stages.instruments import Instruments
+from flexavatar_cli.stages.instruments import SINKS, Instruments
 from flexavatar_cli.stages.observation import Observation, crop_observation, liftable
 from flexavatar_cli.stages.rig import rig_anchor, rigged_gaussians
 from flexavatar_cli.stages.shots import Shot

@@ -12,6 +12,8 @@ from flexavatar_cli.heads import HeadModel, load_head
 from flexavatar_cli.model import AvatarModel, load_model
 from flexavatar_cli.render import pick_backend
 
+SINKS = {"2d": 0, "3d": 1}  # rows of the bias-sink embedding: monocular, multi-view (SPEC 6.2)
+
 
 @dataclass(frozen=True)
 class Instruments:

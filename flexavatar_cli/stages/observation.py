@@ -95,10 +95,15 @@ def crop_observation(
     )
 
 
-def examine(seen: Observation, head: HeadModel, resolution: int) -> Evidence:
+def examine(
+    seen: Observation,
+    head: HeadModel,
+    resolution: int,
+    displacement: np.ndarray | None = None,  # [N] metres, where it is known better than by the hull
+) -> Evidence:
     """Inflate the head model to the matte, and sample the picture at every texel that sees it."""
     matte, inside = (value.astype(np.float32) / 255 for value in (seen.alpha, seen.inside))
-    shape = texel_visibility(matte, inside, seen.camera, seen.identity, seen.expression, head, resolution)
+    shape = texel_visibility(matte, inside, seen.camera, seen.identity, seen.expression, head, resolution, displacement)
     color = sample_bilinear(seen.image.astype(np.float32) / 255, shape.pixels)
     arrays = (color, shape.seen, shape.facing, shape.displacement)
     return Evidence(*(torch.from_numpy(array.astype(np.float32)) for array in arrays))
@@ -122,8 +127,9 @@ def texel_visibility(
     expression: np.ndarray,
     head: HeadModel,
     resolution: int,
+    displacement: np.ndarray | None = None,  # [N]
 ) -> TexelVisibility:
-    """Hull displacement, then z-buffered visibility of the displaced surface."""
+    """Hull displacement unless one is given, then z-buffered visibility of the displaced surface."""
     with torch.no_grad():
         posed = head.vertices(
             torch.as_tensor(np.asarray(identity, np.float32)), torch.as_tensor(np.asarray(expression, np.float32))
@@ -133,10 +139,14 @@ def texel_visibility(
         vertex_outward = vertex_normals(head, posed)
         normals = torch.nn.functional.normalize(surface(fine, vertex_outward), dim=-1).numpy().astype(np.float64)
     vertices, outward = posed.numpy().astype(np.float64), vertex_outward.numpy().astype(np.float64)
-    hull = hull_displacement(matte, inside, camera, vertices, outward, head)
-    displacement = _upsample(hull, coarse, fine)
+    if displacement is None:
+        hull = hull_displacement(matte, inside, camera, vertices, outward, head)
+        displacement = _upsample(hull, coarse, fine)
+        lift = _at_vertices(hull, head, coarse)
+    else:
+        lift = _at_vertices(displacement, head, fine)
     displaced = points + normals * displacement[:, None]
-    mesh = vertices + outward * _at_vertices(hull, head, coarse)[:, None]
+    mesh = vertices + outward * lift[:, None]
     height, width = matte.shape
     mesh_pixels, mesh_depth = camera.project(mesh)
     _, _, zbuffer = rasterize_mesh(mesh_pixels[0], mesh_depth[0], head.faces.numpy(), height, width)

@@ -14,12 +14,15 @@ from flexavatar_cli.core.attributes import TexelAttributes
 from flexavatar_cli.core.gaussians import Gaussians, quaternion
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.heads.surface import frames, surface
-from flexavatar_cli.heads.texels import SKIN
+from flexavatar_cli.heads.texels import SKIN, TexelGrid
+from flexavatar_cli.stages.observation import liftable
 
 SIZE_SHARE = 0.75  # sigma per texel step: .7 leaves .5 % see-through, 1.0 bleeds over the nose edge (recipe, section 3)
 THICKNESS = 0.3  # sigma along the normal per smaller in-plane sigma
+SMALLEST_SIGMA = 2e-4  # metres, in the plane
 LONGEST_STEP = 0.008  # metres; larger steps are seams or hair edges and would throw spikes
 SAME_CHART = 0.02  # metres; neighbouring texels further apart on the template belong to different charts
+FACE_REACH = 0.1  # share of an offset that the mask of the face may take
 INTERIOR_REACH = 0.05  # share of an offset that teeth, tongue, gums, sockets and eyeballs may take
 
 
@@ -48,9 +51,17 @@ def rig_anchor(head: HeadModel, resolution: int) -> RigAnchor:
         other = torch.where(other < 0, own, other)
         apart = (positions[other] - positions).norm(dim=-1) > SAME_CHART
         tables.append(torch.where(apart, own, other))
+    return RigAnchor(head, resolution, torch.stack(tables), offset_reach(head, grid)[:, None])
+
+
+def offset_reach(head: HeadModel, grid: TexelGrid) -> Tensor:  # [N]
+    """Share of a decoded offset that each texel takes: all for hair and cloth, little where the rig is right.
+
+    Lids, lips and cheeks move by the head model; free offsets there would be carried into every expression.
+    """
     is_skin = torch.tensor([name in SKIN for name in head.part_names])
-    reach = torch.where(is_skin[grid.part], 1.0, INTERIOR_REACH)[:, None]
-    return RigAnchor(head, resolution, torch.stack(tables), reach)
+    free = torch.from_numpy(liftable(head, grid)).float().clamp_min(FACE_REACH)
+    return torch.where(is_skin[grid.part], free, INTERIOR_REACH)
 
 
 def rigged_gaussians(
@@ -98,7 +109,7 @@ def splat_frames(
     first = torch.where(lonely[:, None], first.new_tensor([1.0, 0, 0]), first)
     normal = torch.where(lonely[:, None], first.new_tensor([0, 0, 1.0]), normalize(normal, dim=-1, eps=1e-20))
     second = torch.linalg.cross(normal, first)
-    sigma_small = small.sqrt().clamp_min(2e-4)
+    sigma_small = small.sqrt().clamp_min(SMALLEST_SIGMA)
     sigma_large = torch.maximum(large.sqrt(), sigma_small)
     sizes = SIZE_SHARE * torch.stack([sigma_large, sigma_small, THICKNESS * sigma_small], -1)
     return torch.stack([first, second, normal], -1), sizes

@@ -10,6 +10,7 @@ from flexavatar_cli.core.gaussians import rotation_matrix
 from flexavatar_cli.heads import load_head
 from flexavatar_cli.heads.surface import surface
 from flexavatar_cli.stages.rig import (
+    FACE_REACH,
     INTERIOR_REACH,
     LONGEST_STEP,
     SIZE_SHARE,
@@ -57,7 +58,12 @@ def test_offsets_are_limited_inside_the_mouth(anchor):
     identity = torch.zeros(len(head.identity_basis))
     moved = rigged_gaussians(anchor, lifted, identity, rest).positions - surface(grid, head.template)
     teeth = grid.part == head.part_names.index("teeth")
-    torch.testing.assert_close(moved[~teeth].norm(dim=-1).max(), torch.tensor(0.01), rtol=1e-3, atol=1e-6)
+    scalp = grid.part == head.part_names.index("scalp")
+    torch.testing.assert_close(moved[scalp].norm(dim=-1).max(), torch.tensor(0.01), rtol=1e-3, atol=1e-6)
+    nose = (surface(grid, head.template)[:, 2] > 0.1) & (grid.part == head.part_names.index("face"))
+    torch.testing.assert_close(
+        moved[nose].norm(dim=-1), torch.full((int(nose.sum()),), 0.01 * FACE_REACH), rtol=1e-3, atol=1e-7
+    )
     torch.testing.assert_close(
         moved[teeth].norm(dim=-1), torch.full((int(teeth.sum()),), 0.01 * INTERIOR_REACH), rtol=1e-3, atol=1e-7
     )
