@@ -34,6 +34,7 @@ def train(
 
     if not evaluate_only:
         trainer.run(on_step)
+    trainer.save()
     metrics = stage1.evaluate(trainer.averaged(), trainer.head, trainer.pack)
     (output / "facts.json").write_text(stage1.describe(settings, trainer.pack, trainer, metrics))
     report({"run": output, "steps": trainer.step, **metrics})

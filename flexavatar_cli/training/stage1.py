@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,9 @@ from flexavatar_cli.core.errors import InputError, UsageError
 from flexavatar_cli.core.files import replacing
 from flexavatar_cli.heads import HeadModel, load_head
 from flexavatar_cli.heads.surface import surface
+from flexavatar_cli.media.images import write_png
 from flexavatar_cli.model import AvatarModel, ModelCard, Template
+from flexavatar_cli.stages.encoding import MEAN_COLOR
 from flexavatar_cli.stages.uv_prior import UVPrior, uv_features, uv_prior
 from flexavatar_cli.training.batches import Batch, Batcher, collate
 from flexavatar_cli.training.synthetic.pack import RESOLUTION, Pack, read_pack
@@ -229,7 +231,9 @@ class Trainer:
     def averaged(self) -> AvatarModel:
         """The model with the running average of its weights, at full resolution, in eval mode."""
         template = template_of(self.head, RESOLUTION, self.patch)
-        model = AvatarModel(self.model.config, template, card=self.model.card, fill_weights=False)
+        notes = {"status": "trained", "stage": 1, "steps": self.step, "hours": round(self.seconds / 3600, 2)}
+        card = replace(self.model.card, head_digest=self.head.digest, notes=notes)
+        model = AvatarModel(self.model.config, template, card=card, fill_weights=False)
         model.load_state_dict(self.average)
         return model.eval()
 
@@ -247,6 +251,11 @@ class Trainer:
         with replacing(self.output / "checkpoint.pt") as temporary:
             torch.save(state, temporary)
         self.averaged().save(self.output / "model")
+        write_png(self.output / "model" / MEAN_COLOR, self._mean_picture())
+
+    def _mean_picture(self) -> np.ndarray:  # [R, R, 3]
+        mean = torch.from_numpy(self.pack.materials.mean_color)
+        return self.head.texels(RESOLUTION).scatter(mean).numpy()
 
 
 def evaluate(model: AvatarModel, head: HeadModel, pack: Pack, seed: int = 1, limit: int = 40) -> dict[str, float]:

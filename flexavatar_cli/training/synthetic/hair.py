@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +32,11 @@ class HairStyles:
     cover: np.ndarray  # [S, N] float32 in 0..1
 
 
-def bake_styles(data: Path, head: HeadModel, resolution: int) -> HairStyles:
-    """Cast a ray from every skin texel of the mean head; the last strand hit within reach is the hair's surface."""
+def bake_styles(data: Path, head: HeadModel, resolution: int, only: Collection[str] | None = None) -> HairStyles:
+    """Cast a ray from every skin texel of the mean head; the last strand hit within reach is the hair's surface.
+
+    With `only`, of those styles alone (and the bald one).
+    """
     grid = head.texels(resolution)
     origin = surface(grid, head.template).numpy().astype(np.float64)
     normal = frames(head, grid, head.template).normal.numpy().astype(np.float64)
@@ -40,6 +44,7 @@ def bake_styles(data: Path, head: HeadModel, resolution: int) -> HairStyles:
     rays = np.nonzero(skin)[0]
     archive = np.load(data / "ict_hair.npz")
     names = [str(name) for name in archive["names"] if str(name) not in NOT_HAIR]
+    names = [name for name in names if only is None or name in only]
     textures = _textures(data)
     heights, shades, covers = ([np.zeros(len(origin), np.float32)] for _ in range(3))
     shades[0] += 1

@@ -243,6 +243,23 @@ def _misplaced(camera: Camera, generator: np.random.Generator) -> Camera:
     return Camera(error @ camera.cam2world[0], camera.intrinsics, camera.width, camera.height)
 
 
+def lifted_points(
+    head: HeadModel,
+    mesh: RenderMesh,
+    identity: np.ndarray,  # [K]
+    expression: np.ndarray,  # [59]
+    height: np.ndarray,  # [N] metres
+) -> np.ndarray:  # [V', 3]
+    """The mesh posed, with its hair and clothes."""
+    with torch.no_grad():
+        vertices = head.vertices(torch.from_numpy(identity), torch.from_numpy(expression))
+        normals = vertex_normals(head, vertices).numpy()
+        vertices_np = vertices.numpy()
+    points = (vertices_np[mesh.corner] * mesh.weight[..., None]).sum(1)
+    normal = (normals[mesh.corner] * mesh.weight[..., None]).sum(1)
+    return points + normal * height[mesh.texel][:, None]
+
+
 def _picture(
     head: HeadModel,
     mesh: RenderMesh,
@@ -252,13 +269,7 @@ def _picture(
     camera: Camera,
     resolution: int,
 ) -> np.ndarray:
-    with torch.no_grad():
-        vertices = head.vertices(torch.from_numpy(identity), torch.from_numpy(expression))
-        normals = vertex_normals(head, vertices).numpy()
-        vertices_np = vertices.numpy()
-    points = (vertices_np[mesh.corner] * mesh.weight[..., None]).sum(1)
-    normal = (normals[mesh.corner] * mesh.weight[..., None]).sum(1)
-    points = points + normal * height[mesh.texel][:, None]
+    points = lifted_points(head, mesh, identity, expression, height)
     pixels, depth = camera.project(points)
     triangle, bary, _ = rasterize_mesh(pixels[0], depth[0], mesh.faces, camera.height, camera.width)
     hit = triangle >= 0
