@@ -112,3 +112,71 @@ def grey_avatar(tiny_instruments):
         expression_names=EXPRESSION_NAMES,
         bias_sink="3d",
     )
+
+
+def flame_arrays(seed: int = 0) -> dict[str, np.ndarray]:
+    """Arrays with the names and axes of a FLAME file, made from the open head: 300 + 100 shapes, 5 joints, jaw skinned.
+
+    Its first shapes are the open head's identities and expressions; the rest, and the pose correctives, are small.
+    """
+    from scipy import sparse
+
+    from flexavatar_cli.core.expression import ARKIT_NAMES
+    from flexavatar_cli.heads import load_head
+
+    head = load_head()
+    generator = np.random.default_rng(seed)
+    template = head.template.numpy().astype(np.float64)
+    count = len(template)
+    shapes = np.zeros((count, 3, 400))
+    identities = head.identity_basis.numpy().transpose(1, 2, 0)[..., :300]
+    shapes[..., : identities.shape[2]] = identities
+    jaw = ARKIT_NAMES.index("jawOpen")
+    expressions = head.expression_basis.numpy()
+    drop = -expressions[jaw][:, 1]
+    others = [n for n in range(len(ARKIT_NAMES)) if n != jaw]
+    shapes[..., 300 : 300 + len(others)] = expressions[others].transpose(1, 2, 0)
+    weights = np.zeros((count, 5))
+    weights[:, 2] = np.clip(drop / drop.max(), 0, 1) ** 0.5
+    weights[:, 3:] = head.eye_vertices.numpy().T
+    weights[weights[:, 3:].any(1), 2] = 0
+    weights[:, 0] = np.clip((-0.12 - template[:, 1]) / 0.05, 0, 1) * (1 - weights[:, 2:].sum(1))
+    weights[:, 1] = 1 - weights.sum(1)
+    places = [[0, -0.15, -0.02], *(head.joints[name].numpy() for name in ("neck", "jaw", "eye_left", "eye_right"))]
+    regressor = np.zeros((5, count))
+    for joint, place in enumerate(np.asarray(places)):
+        near = np.argsort(np.linalg.norm(template - place, axis=1))[:30]
+        system = np.vstack([template[near].T, np.ones(30)])  # the lightest weights that give exactly this place
+        regressor[joint, near] = np.linalg.lstsq(system, np.append(place, 1.0), rcond=None)[0]
+    return {
+        "v_template": template,
+        "f": head.faces.numpy().astype(np.uint32),
+        "shapedirs": shapes,
+        "posedirs": 1e-4 * generator.standard_normal((count, 3, 36)),
+        "J_regressor": sparse.csc_matrix(regressor),
+        "weights": weights,
+        "kintree_table": np.array([[2**32 - 1, 0, 1, 1, 1], [0, 1, 2, 3, 4]], np.uint32),
+    }
+
+
+@pytest.fixture(scope="session")
+def flame_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `.npz` with the names and axes of a FLAME file, made from the open head."""
+    arrays = flame_arrays()
+    arrays["J_regressor"] = arrays["J_regressor"].toarray()
+    path = tmp_path_factory.mktemp("flame") / "generic_model.npz"
+    np.savez(
+        path,
+        **{name: value.astype(np.float32) if value.dtype == np.float64 else value for name, value in arrays.items()},
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def flame(flame_file: Path):
+    """The synthetic FLAME head with MediaPipe's landmarks."""
+    from flexavatar_cli.heads import load_head
+    from flexavatar_cli.heads.flame import load_flame
+    from flexavatar_cli.heads.flame_landmarks import with_landmarks
+
+    return with_landmarks(load_flame(flame_file), load_head())[0]

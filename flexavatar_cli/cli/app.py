@@ -15,7 +15,9 @@ from flexavatar_cli.cli import console
 from flexavatar_cli.core.errors import FlexAvatarError, InputError
 
 # Modules of flexavatar_cli.cli in the order of `--help`. Each has `register(app)`.
-COMMANDS = ("create", "fit", "matte", "track", "encode", "decode", "render", "prepare", "train", "info", "doctor")
+COMMANDS = (
+    "create", "fit", "matte", "track", "encode", "decode", "render", "prepare", "train", "models", "info", "doctor",
+)  # fmt: skip
 
 COMMON = {
     "json": Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")],
