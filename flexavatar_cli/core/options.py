@@ -75,3 +75,15 @@ class PrepareOptions:
     views: int = 1000  # synthetic pictures
     held_views: int = 40
     portraits: int = 300
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """How much `eval` does."""
+
+    protocols: tuple[str, ...] = ("self", "cross", "completeness")
+    frames: int = 50  # compared per scene, spread evenly, as in the published VFHQ protocol
+    steps: int = 200  # of fitting, per avatar and sink; 0 leaves the fitted rows out
+    source: str = "frontal"  # frame the avatar is made of: frontal or first
+    shots: int = 4  # input frames of the few-shot protocol
+    sink: str = "both"  # bias sinks in the table: both, 3d or 2d
