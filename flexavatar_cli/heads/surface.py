@@ -102,6 +102,17 @@ def deformation(head: HeadModel, grid: TexelGrid, neutral: Tensor, vertices: Ten
     return Deformation(packed[..., :9].unflatten(-1, (3, 3)), packed[..., 9:])
 
 
+def tangent_table(head: HeadModel) -> Tensor:
+    """[F, 2]: dP/du of each triangle = t[0] (v1 - v0) + t[1] (v2 - v0), per unit of the atlas."""
+    return _uv_table(head)[:, 0]
+
+
+def smoothing_links(head: HeadModel) -> tuple[Tensor, Tensor, Tensor]:
+    """One half-step of averaging over the skin's neighbours as CSR: starts [V + 1], columns, weights."""
+    matrix = _matrix(head, "smooth")
+    return matrix.crow_indices(), matrix.col_indices(), matrix.values()
+
+
 _TINY = 1e-12
 
 

@@ -17,6 +17,7 @@ from flexavatar_cli.core.track import Track
 from flexavatar_cli.render import render
 from flexavatar_cli.stages import motion as motions
 from flexavatar_cli.stages.instruments import SINKS, Instruments
+from flexavatar_cli.stages.posing import Pose, pose_of
 from flexavatar_cli.stages.rig import RigAnchor, rig_anchor, rigged_gaussians
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Puppet:
     identity: Tensor  # [K]
     sink: int
     expression_names: tuple[str, ...]
+    quick: Pose | None = None  # the anchor's tables for pictures without gradients, on a CPU
 
     @property
     def neutral(self) -> np.ndarray:  # [E] float32
@@ -65,6 +67,9 @@ class Puppet:
 
     def pose(self, attributes: TexelAttributes, expression: Tensor) -> Gaussians:  # of one expression
         """Attributes on the posed surface, or on the static template."""
+        if self.quick is not None:
+            one = {name: value[0] for name, value in vars(attributes).items()}
+            return self.quick.gaussians(expression, **one)
         if self.anchor is not None:
             return rigged_gaussians(self.anchor, attributes, self.identity, expression)
         base = self.instruments.model.base_positions
@@ -84,13 +89,16 @@ def puppet(avatar: Avatar, instruments: Instruments) -> Puppet:
     device = instruments.device
     model = instruments.model
     rigged = model.config.anchor == "rigged"
+    anchor = rig_anchor(instruments.head.to(device), model.resolution) if rigged else None
+    identity = torch.from_numpy(avatar.identity.copy()).to(device)
     return Puppet(
         instruments,
-        rig_anchor(instruments.head.to(device), model.resolution) if rigged else None,
+        anchor,
         torch.from_numpy(avatar.avatar_code.copy()).to(device),
-        torch.from_numpy(avatar.identity.copy()).to(device),
+        identity,
         SINKS[avatar.bias_sink],
         avatar.expression_names,
+        pose_of(anchor, identity) if anchor is not None and device.type == "cpu" else None,
     )
 
 
