@@ -8,7 +8,7 @@ Array = np.ndarray
 CHUNKS = 16  # parallel work items of binning: consecutive runs of the depth order
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def order_by_depth(rects: Array, depths: Array, offsets: Array) -> Array:
     """Indices of the Gaussians in the picture, nearest first (ties in index order), and offsets [N + 1] filled.
 
@@ -45,7 +45,7 @@ def order_by_depth(rects: Array, depths: Array, offsets: Array) -> Array:
     return order
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True, nogil=True, parallel=True)
 def bin_tiles(
     order: Array,  # [M] Gaussians, nearest first
     rects: Array,  # [N, 4]

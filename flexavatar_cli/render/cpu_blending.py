@@ -155,7 +155,7 @@ def _blend_tile(
                     live &= ~(1 << block)
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True, nogil=True, parallel=True)
 def blend(
     pairs: Array,  # [P, 2] int32: Gaussian, its record
     starts: Array,  # [tiles + 1] first pair of each tile

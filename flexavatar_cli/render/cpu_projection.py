@@ -100,7 +100,7 @@ def _camera_point(positions: Array, g: int, pose: Array) -> tuple[Rows, Row]:
     return (a, b, c), (_dot(a, p) + pose[0, 3], _dot(b, p) + pose[1, 3], _dot(c, p) + pose[2, 3])
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True, nogil=True, parallel=True)
 def project(
     gaussians: Arrays,
     pose: Array,  # [3, 4] float64 world-to-camera
