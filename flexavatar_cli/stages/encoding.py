@@ -9,8 +9,9 @@ import torch
 
 from flexavatar_cli.core.avatar import Avatar
 from flexavatar_cli.core.camera import Camera
-from flexavatar_cli.core.errors import InputError, UsageError, WeightsError
+from flexavatar_cli.core.errors import InputError, WeightsError
 from flexavatar_cli.core.files import digest_file
+from flexavatar_cli.core.flame import FLAME_NAMES
 from flexavatar_cli.core.options import EncodeOptions
 from flexavatar_cli.core.track import Track
 from flexavatar_cli.heads import HeadModel
@@ -18,8 +19,9 @@ from flexavatar_cli.media.images import encode_png
 from flexavatar_cli.model import plucker_map
 from flexavatar_cli.stages.instruments import SINKS, Instruments
 from flexavatar_cli.stages.observation import Evidence, Observation, crop_observation, examine
-from flexavatar_cli.stages.rig import offset_reach
+from flexavatar_cli.stages.rig import rig_anchor, settled
 from flexavatar_cli.stages.shots import Shot
+from flexavatar_cli.stages.static_encoding import encode_static
 from flexavatar_cli.stages.uv_prior import UVPrior, uv_features, uv_prior
 
 THUMBNAIL = 256
@@ -28,9 +30,14 @@ MEAN_COLOR = "mean_color.png"  # beside model.yaml: the mean head's texture, on 
 
 
 def best_frame(track: Track) -> int:
-    """The frame to encode: confident, frontal, eyes open, mouth at rest. Raises InputError if no frame shows a face."""
+    """The frame to encode: confident, frontal, eyes open, mouth at rest; on FLAME, as published, the first with a face.
+
+    Raises InputError if no frame shows a face.
+    """
     if not (track.confidence > 0).any():
         raise InputError("no frame shows a face; nothing to encode")
+    if track.expression_names == FLAME_NAMES:
+        return int(np.flatnonzero(track.confidence > 0)[0])
     names = {name: at for at, name in enumerate(track.expression_names)}
     code = track.expression_code
     away = np.degrees(np.abs(code[:, [names["headYaw"], names["headPitch"]]])).sum(1) / 30
@@ -62,11 +69,11 @@ def encode(
 ) -> Avatar:
     """The avatar of one frame (None = the most telling): observed in UV, completed in closed form, encoded. No fitting.
 
-    Raises UsageError if the model is not one that is encoded on the open head.
+    A model with a static anchor encodes the picture alone.
     """
+    if instruments.static:
+        return encode_static(shot, instruments, options, best_frame(shot.track) if frame is None else frame)
     model, track = instruments.model, shot.track
-    if model.config.anchor != "rigged":
-        raise UsageError(f"--model {model.card.name}: encoding needs the rigged anchor of open-1")
     frame = best_frame(track) if frame is None else frame
     ((rgb, alpha),) = shot.read([frame])
     seen = crop_observation(rgb, alpha, track, frame)
@@ -108,8 +115,8 @@ def encode_observation(
         sink = torch.tensor([SINKS[options.bias_sink]], device=device)
         decoded = model.decode(code, expression, sink)
         # the photo is read again where the network put the surface: its hair is not where the hull had it
-        reach = offset_reach(instruments.head, instruments.head.texels(model.resolution))
-        lifted = (decoded.offset[0, :, 2].cpu() * reach).numpy()
+        anchor = rig_anchor(instruments.head, model.resolution)
+        lifted = (settled(anchor, decoded.map(torch.Tensor.cpu)).offset[0, :, 2] * anchor.reach[:, 0]).numpy()
         found = examine(seen, instruments.head, model.resolution, lifted)
         for _ in range(CORRECTIONS):
             code = model.corrected(code, _missing(decoded.color[0].cpu(), found, prior).to(device))

@@ -24,9 +24,11 @@ from flexavatar_cli.core.track import Track
 from flexavatar_cli.render import render
 from flexavatar_cli.stages.instruments import SINKS, Instruments
 from flexavatar_cli.stages.observation import Observation, crop_observation, liftable
-from flexavatar_cli.stages.rig import rig_anchor, rigged_gaussians
+from flexavatar_cli.stages.published_fitting import fit_published
+from flexavatar_cli.stages.rig import rig_anchor, rigged_gaussians, settled
 from flexavatar_cli.stages.shots import Shot
 from flexavatar_cli.stages.similarity import structural_dissimilarity
+from flexavatar_cli.stages.static_encoding import observe
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,8 @@ def fit(
     same result as without the kill.
     """
     observations = [seen for shot in shots for seen in observations_of(shot, instruments, options, len(shots))]
+    if instruments.static or options.preset == "paper":
+        return fit_published(avatar, observations, instruments, options, seed, on_step, checkpoint)
     return Fitter(avatar, observations, instruments, options, seed, checkpoint).run(on_step)
 
 
@@ -77,9 +81,10 @@ def fitted_frames(track: Track, options: FitOptions, shots: int = 1) -> np.ndarr
 
 def observations_of(shot: Shot, instruments: Instruments, options: FitOptions, shots: int = 1) -> Iterator[Observation]:
     """The crops of a shot that fitting looks at."""
+    crop = observe if instruments.static else crop_observation
     numbers = fitted_frames(shot.track, options, shots)
     for number, (rgb, alpha) in zip(numbers, shot.read([int(at) for at in numbers]), strict=True):
-        yield crop_observation(rgb, alpha, shot.track, int(number))
+        yield crop(rgb, alpha, shot.track, int(number))
 
 
 class SharedAdam:
@@ -208,7 +213,7 @@ class Fitter:
 
     def _decode(self, code: Tensor, seen: Observation) -> TexelAttributes:
         expression = torch.from_numpy(seen.expression).to(self.device)
-        return self.model.decode(code, expression[None], self.sink)
+        return settled(self.anchor, self.model.decode(code, expression[None], self.sink))
 
     def _gaussians(self, attributes: TexelAttributes, seen: Observation) -> Gaussians:
         expression = torch.from_numpy(seen.expression).to(self.device)

@@ -4,8 +4,10 @@
 the *displaced* surface between neighbouring texels, so hair that stands off stays closed and stretched skin stretches.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
+import scipy.sparse as sparse
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -22,6 +24,7 @@ THICKNESS = 0.3  # sigma along the normal per smaller in-plane sigma
 SMALLEST_SIGMA = 2e-4  # metres, in the plane
 LONGEST_STEP = 0.008  # metres; larger steps are seams or hair edges and would throw spikes
 SAME_CHART = 0.02  # metres; neighbouring texels further apart on the template belong to different charts
+SMOOTHING = 3  # half-steps over neighbouring texels
 FACE_REACH = 0.1  # share of an offset that the mask of the face may take
 INTERIOR_REACH = 0.05  # share of an offset that teeth, tongue, gums, sockets and eyeballs may take
 
@@ -34,10 +37,18 @@ class RigAnchor:
     resolution: int
     neighbours: Tensor  # [4, N] int64: texel to the left, right, above, below (itself where there is none)
     reach: Tensor  # [N, 1] share of the offset this texel may take
+    smoother: Tensor  # [N, N] sparse: SMOOTHING half-steps of averaging over the neighbours
 
 
 def rig_anchor(head: HeadModel, resolution: int) -> RigAnchor:
-    """Neighbour table and offset limits of the texels of `head` at `resolution`."""
+    """Neighbour table, offset limits and smoother of the texels of `head` at `resolution`, made once per head."""
+    key = f"rig_{resolution}"
+    if key not in head.cache:
+        head.cache[key] = _make_anchor(head, resolution)
+    return head.cache[key]
+
+
+def _make_anchor(head: HeadModel, resolution: int) -> RigAnchor:
     grid = head.texels(resolution)
     count = len(grid.index)
     lookup = torch.full((resolution + 2, resolution + 2), -1, dtype=torch.int64)
@@ -51,7 +62,22 @@ def rig_anchor(head: HeadModel, resolution: int) -> RigAnchor:
         other = torch.where(other < 0, own, other)
         apart = (positions[other] - positions).norm(dim=-1) > SAME_CHART
         tables.append(torch.where(apart, own, other))
-    return RigAnchor(head, resolution, torch.stack(tables), offset_reach(head, grid)[:, None])
+    reach = offset_reach(head, grid)[:, None]
+    return RigAnchor(head, resolution, torch.stack(tables), reach, _smoother(torch.stack(tables)))
+
+
+def _smoother(neighbours: Tensor) -> Tensor:  # [4, N] -> [N, N] sparse CSR
+    count = neighbours.shape[1]
+    own = np.tile(np.arange(count), 4)
+    mean = sparse.csr_matrix((np.full(4 * count, 0.25), (own, neighbours.reshape(-1).cpu().numpy())), (count, count))
+    half = 0.5 * sparse.identity(count, format="csr") + 0.5 * mean
+    steps = half
+    for _ in range(SMOOTHING - 1):
+        steps = steps @ half
+    steps = steps.tocsr()
+    pointers, columns = (torch.from_numpy(array.astype(np.int64)) for array in (steps.indptr, steps.indices))
+    values = torch.from_numpy(steps.data.astype(np.float32))
+    return torch.sparse_csr_tensor(pointers, columns, values, (count, count)).to(neighbours.device)
 
 
 def offset_reach(head: HeadModel, grid: TexelGrid) -> Tensor:  # [N]
@@ -62,6 +88,14 @@ def offset_reach(head: HeadModel, grid: TexelGrid) -> Tensor:  # [N]
     is_skin = torch.tensor([name in SKIN for name in head.part_names])
     free = torch.from_numpy(liftable(head, grid)).float().clamp_min(FACE_REACH)
     return torch.where(is_skin[grid.part], free, INTERIOR_REACH)
+
+
+def settled(anchor: RigAnchor, attributes: TexelAttributes) -> TexelAttributes:
+    """The attributes with their offsets smoothed over the surface: the code's patches must not show in outlines."""
+    batch, count, _ = attributes.offset.shape
+    flat = attributes.offset.transpose(0, 1).reshape(count, batch * 3)
+    smooth = (anchor.smoother @ flat).reshape(count, batch, 3).transpose(0, 1)
+    return replace(attributes, offset=smooth)
 
 
 def rigged_gaussians(

@@ -18,6 +18,9 @@ CELLS = 64  # low frequencies live on a 64 x 64 grid of cells
 SHEPARD_RADIUS = 0.008  # metres; inverse-distance weights 1 / (r^2 + radius^2)^2
 MIRROR_TRUST = 0.7
 RATIO_FLOOR = 0.08  # added to the mean before dividing, so that dark mean texels do not amplify noise
+HAIR_HEIGHT = (0.006, 0.014)  # metres above the skin between which a texel turns from skin to hair
+HAIR_ENOUGH = 60.0  # seen hair texels at which half of the hair's colour is taken from them
+SHOULDERS = -0.14  # metres, head space
 DISPLACEMENT_UNIT = 0.2  # metres; the network's unit of displacement (model.yaml says the same)
 CHANNELS = 23  # of `uv_features`
 
@@ -45,8 +48,11 @@ class UVPrior:
     mirror: Tensor  # [N] texel of the mirrored surface point
     cell: Tensor  # [N] cell each texel belongs to
     kernel: Tensor  # [M, M] Shepard weights, rows = cell to fill
+    hair_kernel: Tensor  # [M, M] the same where everything lifted counts as one material
     spread: Tensor  # [N, 4] cells around a texel
     spread_weight: Tensor  # [N, 4]
+    on_scalp: Tensor  # [N] 1 where hair grows
+    above_shoulders: Tensor  # [N] 1 for skin that hair may hang over
     interior: Tensor  # [N] bool: eyes, teeth and mouth, whose fill is grey
     mean_color: Tensor  # [N, 3] mean head, RGB
     statics: Tensor  # [7, R, R] position / 0.1 m, normal, scalp weight
@@ -70,6 +76,7 @@ def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  
     cell_group = torch.zeros(cells, dtype=torch.int64).index_put_((cell,), groups)
     squared = torch.cdist(centre, centre) ** 2
     kernel = (SHEPARD_RADIUS**2 / (squared + SHEPARD_RADIUS**2)) ** 2
+    hair_kernel = kernel * (cell_group <= GROUPS["scalp"])
     kernel = kernel * AFFINITY[cell_group][:, cell_group]
     spread = torch.zeros(len(positions), 4, dtype=torch.int64)
     spread_weight = torch.zeros(len(positions), 4)
@@ -83,20 +90,33 @@ def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  
     statics = torch.zeros(7, resolution * resolution)
     statics[:, grid.index] = torch.cat([positions / 0.1, normals, scalp], -1).T
     statics = statics.reshape(7, resolution, resolution)
+    on_scalp = (groups == GROUPS["scalp"]).float()
+    above = ((positions[:, 1] - SHOULDERS) / 0.02).clamp(0, 1) * (groups <= GROUPS["scalp"])
     interior = groups >= GROUPS["eyeball_left"]
     return UVPrior(
-        resolution, grid.index, grid.mirror, cell, kernel, spread, spread_weight, interior, mean_color, statics
+        resolution=resolution,
+        index=grid.index,
+        mirror=grid.mirror,
+        cell=cell,
+        kernel=kernel,
+        hair_kernel=hair_kernel,
+        spread=spread,
+        spread_weight=spread_weight,
+        on_scalp=on_scalp,
+        above_shoulders=above,
+        interior=interior,
+        mean_color=mean_color,
+        statics=statics,
     )
 
 
-def low_frequencies(prior: UVPrior, values: Tensor, weight: Tensor) -> Tensor:
-    """Shepard interpolation [B, N, C] of values [B, N, C] seen with weight [B, N]."""
+def low_frequencies(prior: UVPrior, values: Tensor, weight: Tensor, kernel: Tensor) -> Tensor:
+    """Shepard interpolation [B, N, C] by `kernel` of values [B, N, C] seen with weight [B, N]."""
     batch, _, channels = values.shape
-    cells = len(prior.kernel)
-    sums = values.new_zeros(batch, cells, channels + 1)
+    sums = values.new_zeros(batch, len(kernel), channels + 1)
     stacked = torch.cat([values * weight[..., None], weight[..., None]], -1)
     sums.index_add_(1, prior.cell, stacked)
-    filled = prior.kernel @ sums
+    filled = kernel @ sums
     filled = filled[..., :-1] / filled[..., -1:].clamp_min(1e-12)
     return (filled[:, prior.spread] * prior.spread_weight[..., None]).sum(2)
 
@@ -105,16 +125,26 @@ def base_color(
     prior: UVPrior,
     color: Tensor,  # [B, N, 3] photo at each texel, anything where unseen
     seen: Tensor,  # [B, N] in 0..1
+    displacement: Tensor,  # [B, N] metres
 ) -> tuple[Tensor, Tensor]:
-    """Completed colours [B, N, 3] and their low frequencies [B, N, 3]."""
+    """Completed colours [B, N, 3] and their low frequencies [B, N, 3].
+
+    What stands off the head above the shoulders is hair (or a hat) wherever it lies, and is filled from its like.
+    """
     mean = prior.mean_color + RATIO_FLOOR
     ratio = ((color + RATIO_FLOOR) / mean).clamp(0.05, 6.0)
-    low = low_frequencies(prior, ratio, seen)
+    hairy = ((displacement - HAIR_HEIGHT[0]) / (HAIR_HEIGHT[1] - HAIR_HEIGHT[0])).clamp(0, 1) * prior.above_shoulders
+    low = low_frequencies(prior, ratio, seen * (1 - 0.9 * hairy * (1 - prior.on_scalp)), prior.kernel)
+    hair_seen = seen * hairy
+    enough = (hair_seen.sum(1) / (hair_seen.sum(1) + HAIR_ENOUGH))[:, None, None]
+    hair = low_frequencies(prior, ratio, hair_seen + 1e-6 * seen, prior.hair_kernel)
+    low = low + (hairy[..., None] * enough) * (hair - low)
     grey = low.mean(-1, keepdim=True).clamp(0.4, 1.15)
     low = torch.where(prior.interior[:, None], grey.expand_as(low), low)
     mirrored, mirrored_seen = ratio[:, prior.mirror], seen[:, prior.mirror]
     mirrored = mirrored * (low / low[:, prior.mirror].clamp_min(0.05)).clamp(0.5, 2.0)
-    trust = (MIRROR_TRUST * mirrored_seen)[..., None]
+    alike = 1 - (hairy - hairy[:, prior.mirror]).abs()  # hair on one side says nothing about skin on the other
+    trust = (MIRROR_TRUST * mirrored_seen * alike)[..., None]
     unseen = trust * mirrored + (1 - trust) * low
     full = seen[..., None] * ratio + (1 - seen[..., None]) * unseen
     return (full * mean - RATIO_FLOOR).clamp(0, 1), (low * mean - RATIO_FLOOR).clamp(0, 1)
@@ -128,7 +158,7 @@ def uv_features(
     displacement: Tensor,  # [B, N] hair hull, metres
 ) -> Tensor:  # [B, 23, R, R]
     """The encoder's pixel-aligned UV input (DESIGN 4.2). The first four channels are the base of the avatar code."""
-    base, low = base_color(prior, color, seen)
+    base, low = base_color(prior, color, seen, displacement)
     mask = seen[..., None]
     mirrored_seen = seen[:, prior.mirror]
     per_texel = torch.cat(

@@ -17,6 +17,7 @@ from flexavatar_cli.stages.rig import (
     quaternion_product,
     rig_anchor,
     rigged_gaussians,
+    settled,
     splat_frames,
 )
 
@@ -67,6 +68,17 @@ def test_offsets_are_limited_inside_the_mouth(anchor):
     torch.testing.assert_close(
         moved[teeth].norm(dim=-1), torch.full((int(teeth.sum()),), 0.01 * INTERIOR_REACH), rtol=1e-3, atol=1e-7
     )
+
+
+def test_settling_keeps_a_constant_and_flattens_a_spike(anchor):
+    count = len(anchor.head.texels(RESOLUTION).index)
+    level = plain(count, offset=torch.full((1, count, 3), 0.01))
+    torch.testing.assert_close(settled(anchor, level).offset, level.offset, atol=1e-7, rtol=0)
+    spike = torch.zeros(1, count, 3)
+    spike[0, count // 2, 2] = 0.01
+    flat = settled(anchor, plain(count, offset=spike)).offset
+    assert 0 < flat[0, count // 2, 2] < 0.004
+    torch.testing.assert_close(flat[..., :2], torch.zeros(1, count, 2))
 
 
 def test_gradients_reach_every_attribute(anchor):

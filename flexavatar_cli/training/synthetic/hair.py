@@ -19,6 +19,8 @@ from flexavatar_cli.heads.texels import SKIN
 
 REACH = 0.12  # metres
 ALPHA_CUT = 0.4
+GRAIN_STYLES = {"bob02": 0.8, "short04": 0.5}  # both CC0
+GRAIN_STRENGTH = 0.10  # standard deviation of strands, relative to the hair colour
 NOT_HAIR = ("punkduck_glasses_modern_form", "punkduck_sport_sunglasses", "beard1")
 
 
@@ -123,6 +125,24 @@ def _clean(height: np.ndarray, cover: np.ndarray, index: np.ndarray, size: int) 
     height_map = np.where(cover_map > 0.5, smooth, 0)
     soft = cv2.blur(cover_map, (3, 3))
     return (height_map * soft).ravel()[index].astype(np.float32), soft.ravel()[index].astype(np.float32)
+
+
+def strand_grain(styles: HairStyles, head: HeadModel, resolution: int) -> np.ndarray:  # [N], mean 0
+    """Fine brightness of combed hair on the scalp, 0 elsewhere: what unseen hair looks like beyond its colour."""
+    grid = head.texels(resolution)
+    index = grid.index.numpy()
+    scalp = (head.scalp_weight[head.faces[grid.face]] * grid.bary).sum(-1).numpy()
+    grain = np.zeros(len(index), np.float32)
+    for name, share in GRAIN_STYLES.items():
+        style = styles.names.index(name)
+        picture = np.zeros((2, resolution * resolution), np.float32)
+        cover = styles.cover[style] > 0.5
+        picture[0, index], picture[1, index] = styles.shade[style] * cover, cover
+        shade, weight = (cv2.GaussianBlur(part.reshape(resolution, resolution), (0, 0), 5) for part in picture)
+        local = (shade / np.maximum(weight, 1e-3)).ravel()[index]
+        fine = np.where(cover, styles.shade[style] - local, 0)
+        grain += share * (fine / max(fine[cover & (scalp > 0.5)].std(), 1e-6)).clip(-2.5, 2.5)
+    return GRAIN_STRENGTH * grain * np.clip(2 * scalp - 0.5, 0, 1)
 
 
 def smooth_noise(points: np.ndarray, scale: float, generator: np.random.Generator) -> np.ndarray:

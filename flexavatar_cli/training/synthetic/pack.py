@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.core.files import digest_bytes, replacing
 from flexavatar_cli.heads import HeadModel, load_head
-from flexavatar_cli.training.synthetic.hair import HairStyles, bake_styles, texel_points
+from flexavatar_cli.training.synthetic.hair import HairStyles, bake_styles, strand_grain, texel_points
 from flexavatar_cli.training.synthetic.materials import Materials, load_materials
 from flexavatar_cli.training.synthetic.views import RenderMesh, SyntheticView, render_mesh, synthetic_view
 
@@ -61,6 +61,8 @@ def prepare_pack(
     head = load_head()
     styles = bake_styles(data, head, RESOLUTION)
     materials = load_materials(data, head, RESOLUTION)
+    grain = strand_grain(styles, head, RESOLUTION)[:, None]
+    materials = replace(materials, mean_color=(materials.mean_color * (1 + grain)).astype(np.float32))
     held = np.array([styles.names.index(name) for name in HELD_OUT_STYLES])
     train = np.setdiff1d(np.arange(1, len(styles.names)), held)
     jobs = [(train, seed, row) for row in range(views)] + [(held, seed + 1, row) for row in range(held_views)]
