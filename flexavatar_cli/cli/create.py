@@ -5,10 +5,24 @@ from typing import Annotated, Any
 
 import typer
 
-from flexavatar_cli.cli.parameters import Device, Face, Fov, Matting, Model, Output, Overwrite, Seed, Size, Work
+from flexavatar_cli.cli.parameters import (
+    Device,
+    Face,
+    Fov,
+    ImageFeatures,
+    Matting,
+    Model,
+    Output,
+    Overwrite,
+    Preset,
+    Seed,
+    Size,
+    Work,
+)
 from flexavatar_cli.core.options import (
     CommonOptions,
     CreateOptions,
+    EncodeOptions,
     FitOptions,
     MatteOptions,
     RenderOptions,
@@ -28,6 +42,8 @@ def create(
     steps: Steps = CreateOptions.steps,
     preview: Preview = CreateOptions.preview,
     sheet: Sheet = None,
+    preset: Preset = FitOptions.preset,
+    image_features: ImageFeatures = None,
     matte: Matting = MatteOptions.net,
     output: Output = None,
     model: Model = CommonOptions.model,
@@ -42,13 +58,17 @@ def create(
     """Make an avatar from a photo: PHOTO -> PHOTO.avatar and a turntable PHOTO.mp4."""
     from flexavatar_cli.cli import console
     from flexavatar_cli.cli.outputs import claim, name_output
-    from flexavatar_cli.cli.runs import describe, matte_choice, work_folder
+    from flexavatar_cli.cli.runs import describe, matte_choice, preset_name, work_folder
     from flexavatar_cli.core.errors import UsageError
     from flexavatar_cli.media.frames import open_frames
     from flexavatar_cli.stages import pipeline
     from flexavatar_cli.stages.instruments import load_instruments
 
     single = len(photos) == 1
+    fitting = FitOptions(steps=steps, preset=preset_name(preset))
+    if image_features is not None and not single:
+        raise UsageError("--image-features goes with one photo")
+    encoding = EncodeOptions(image_features=str(image_features or ""))
     if not single and output is not None and output.suffix:
         raise UsageError(f"-o {output}: a folder is needed for {len(photos)} photos")
     if not single and sheet is not None and sheet.suffix:
@@ -75,12 +95,11 @@ def create(
     results = []
     for photo, avatar, video, page in targets:
         with work_folder(work, [photo], settings) as folder:
-            job = pipeline.Job(
-                instruments, folder, options, TrackOptions(face=face), fov=fov, seed=seed, progress=console.progress
-            )
+            tracking = TrackOptions(face=face)
+            job = pipeline.Job(instruments, folder, options, tracking, encoding, fov, seed, console.progress)
             shot = pipeline.shoot(job, photo, matte_file)
             film = RenderOptions() if preview else None
-            made = pipeline.fit_shots(job, [shot], FitOptions(steps=steps), film, size)
+            made = pipeline.fit_shots(job, [shot], fitting, film, size)
             results.append(deliver(made, avatar, video, page, job))
     console.report({**results[0], **words.facts} if single else {"avatars": results, **words.facts})
 

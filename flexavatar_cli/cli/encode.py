@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from flexavatar_cli.cli.parameters import Device, Face, Fov, Matting, Model, Output, Overwrite, Work
+from flexavatar_cli.cli.parameters import (
+    Device,
+    Face,
+    Fov,
+    ImageFeatures,
+    Matting,
+    Model,
+    Output,
+    Overwrite,
+    Work,
+)
 from flexavatar_cli.core.options import CommonOptions, EncodeOptions, MatteOptions, TrackOptions
 
 TrackFile = Annotated[
@@ -15,10 +25,13 @@ Sink = Annotated[str, typer.Option("--bias-sink", help="3d: behave like multi-vi
 
 
 def encode(
-    photo: Annotated[Path, typer.Argument(help="A photo, or a video whose most telling frame is taken.")],
+    photo: Annotated[
+        Path, typer.Argument(help="A photo, a video whose most telling frame is taken, or a published code .npy.")
+    ],
     matte: Matting = MatteOptions.net,
     track: TrackFile = None,
     bias_sink: Sink = EncodeOptions.bias_sink,
+    image_features: ImageFeatures = None,
     output: Output = None,
     model: Model = CommonOptions.model,
     device: Device = CommonOptions.device,
@@ -27,12 +40,16 @@ def encode(
     work: Work = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Photo to avatar without fitting: PHOTO -> PHOTO.avatar. `--matte` also takes a finished matte."""
+    """Photo to avatar without fitting: PHOTO -> PHOTO.avatar. `--matte` also takes a finished matte.
+
+    flex-1: avatar_code_NAME.npy -> .avatar, and `-o NAME.npy` writes such a file; an .avatar is converted.
+    """
     from flexavatar_cli.cli.console import progress, report, say
     from flexavatar_cli.cli.outputs import output_path
     from flexavatar_cli.cli.runs import describe, matte_choice, work_folder
+    from flexavatar_cli.core.avatar import Avatar
     from flexavatar_cli.core.errors import UsageError
-    from flexavatar_cli.stages import pipeline
+    from flexavatar_cli.stages import pipeline, published
     from flexavatar_cli.stages.instruments import load_instruments
 
     if bias_sink not in ("2d", "3d"):
@@ -40,14 +57,19 @@ def encode(
     target = output_path(output, photo, ".avatar", overwrite)
     options, matte_file = matte_choice(matte)
     instruments = load_instruments(model, device)
-    words = describe(instruments, options, matte_file)
+    known = photo.suffix in (".npy", ".avatar", ".pt")
+    words = describe(instruments) if known else describe(instruments, options, matte_file)
     say(words.line)
+    if known:
+        avatar = published.read_code(photo, instruments, bias_sink) if photo.suffix == ".npy" else Avatar.load(photo)
+        published.save_avatar(avatar, target)
+        report({"avatar": target, **words.facts})
+        return
+    encoding = EncodeOptions(bias_sink, str(image_features or ""))
     with work_folder(work, [photo], {"command": "encode", "face": face, "fov": fov, "matte": matte}) as folder:
-        job = pipeline.Job(
-            instruments, folder, options, TrackOptions(face=face), EncodeOptions(bias_sink), fov, progress=progress
-        )
+        job = pipeline.Job(instruments, folder, options, TrackOptions(face=face), encoding, fov, progress=progress)
         shot = pipeline.shoot(job, photo, matte_file, track)
-        pipeline.write_encoded(shot, target, instruments, job.encode)
+        published.save_avatar(Avatar.load(pipeline.encode_step(job, shot)), target)
     report({"avatar": target, **words.facts})
 
 

@@ -6,8 +6,20 @@ from typing import Annotated
 import typer
 
 from flexavatar_cli.cli.encode import TrackFile
-from flexavatar_cli.cli.parameters import Device, Face, Fov, Matting, Model, Output, Overwrite, Seed, Work
-from flexavatar_cli.core.options import CommonOptions, FitOptions, MatteOptions, TrackOptions
+from flexavatar_cli.cli.parameters import (
+    Device,
+    Face,
+    Fov,
+    ImageFeatures,
+    Matting,
+    Model,
+    Output,
+    Overwrite,
+    Preset,
+    Seed,
+    Work,
+)
+from flexavatar_cli.core.options import CommonOptions, EncodeOptions, FitOptions, MatteOptions, TrackOptions
 
 Steps = Annotated[int, typer.Option("--steps", min=0, help="Steps of fitting.")]
 Frames = Annotated[int, typer.Option("--frames", min=1, help="Thin the pictures evenly to this many.")]
@@ -23,6 +35,8 @@ def fit(
     frames: Frames = FitOptions.frames,
     init: Init = None,
     hold_out: HoldOut = FitOptions.hold_out,
+    preset: Preset = FitOptions.preset,
+    image_features: ImageFeatures = None,
     matte: Matting = MatteOptions.net,
     track: TrackFile = None,
     output: Output = None,
@@ -37,7 +51,7 @@ def fit(
     """Fit one avatar to many pictures: VIDEO, PHOTO... or DIR -> .avatar. `--matte` also takes finished mattes."""
     from flexavatar_cli.cli.console import progress, report, say
     from flexavatar_cli.cli.outputs import output_path, put
-    from flexavatar_cli.cli.runs import describe, matte_choice, work_folder
+    from flexavatar_cli.cli.runs import describe, matte_choice, preset_name, work_folder
     from flexavatar_cli.core.errors import UsageError
     from flexavatar_cli.evaluation.held_out import held_out_psnr
     from flexavatar_cli.media.frames import open_inputs
@@ -52,10 +66,11 @@ def fit(
     instruments = load_instruments(model, device)
     words = describe(instruments, options, matte_file)
     say(words.line)
-    fitting = FitOptions(steps=steps, frames=frames, hold_out=hold_out)
+    fitting = FitOptions(steps=steps, frames=frames, hold_out=hold_out, preset=preset_name(preset))
+    encoding = EncodeOptions(image_features=str(image_features or ""))
     settings = {"command": "fit", "face": face, "fov": fov, "matte": matte, "model": model}
     with work_folder(work, inputs, settings) as folder:
-        job = pipeline.Job(instruments, folder, options, TrackOptions(face=face), fov=fov, seed=seed, progress=progress)
+        job = pipeline.Job(instruments, folder, options, TrackOptions(face=face), encoding, fov, seed, progress)
         shots = [pipeline.shoot(job, path, matte_file, track) for path in inputs]
         made = pipeline.fit_shots(job, shots, fitting, init=init)
         put(made.fitted, target)

@@ -36,9 +36,13 @@ def output_path(output: Path | None, source: Path, suffix: str, overwrite: bool)
 
 
 def put(made: Path, target: Path) -> Path:
-    """A copy of a finished file at `target`; an avatar under a `.pt` name becomes a torch archive."""
+    """A copy of a finished file at `target`; an avatar becomes a torch archive as `.pt`, a published code as `.npy`."""
     if made.suffix == ".avatar" and target.suffix == ".pt":
         return Avatar.load(made).save(target)
+    if made.suffix == ".avatar" and target.suffix == ".npy":
+        from flexavatar_cli.stages.published import write_code
+
+        return write_code(Avatar.load(made), target)
     with replacing(target) as temporary:
         shutil.copyfile(made, temporary)
     return target

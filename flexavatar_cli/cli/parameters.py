@@ -16,4 +16,9 @@ Face = Annotated[
     str, typer.Option("--face", help="Which face when several are seen: largest, or 0, 1, ... from the left.")
 ]
 Fov = Annotated[float | None, typer.Option("--fov", min=1, max=170, help="Known vertical field of view, degrees.")]
+ImageFeatures = Annotated[
+    Path | None,
+    typer.Option("--image-features", help="flex-1: DINOv2 features computed elsewhere, .npy [768, 16, 16]."),
+]
+Preset = Annotated[str, typer.Option("--preset", help="Of fitting: default, or paper for the published recipe.")]
 Matting = Annotated[str, typer.Option("--matte", help="auto, selfie, modnet, alpha, or the path of an ONNX net.")]

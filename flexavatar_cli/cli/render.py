@@ -12,9 +12,14 @@ AvatarModelName = Annotated[
     str | None, typer.Option("--model", help="Name or folder of the model the avatar was made with; told by the file.")
 ]
 Driver = Annotated[
-    Path | None, typer.Option("--driver", help="Video, photo, motion.npz or ARKit .csv; without it a built-in motion.")
+    Path | None,
+    typer.Option(
+        "--driver", help="Video, photo, motion.npz, ARKit .csv or folder of .frame files; else a built-in one."
+    ),
 ]
-CameraName = Annotated[str, typer.Option("--camera", help="orbit, front, circle, driver, or a cameras.json.")]
+CameraName = Annotated[
+    str, typer.Option("--camera", help="orbit, front, circle, paper-circle, paper-turn, driver, or a cameras.json.")
+]
 Background = Annotated[str, typer.Option("--background", help="white, black, transparent or #rrggbb.")]
 Relative = Annotated[
     bool, typer.Option("--relative", help="Count the driver's first frame as its resting face; pass on the rest.")

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flexavatar_cli.core.errors import InputError
+from flexavatar_cli.core.errors import InputError, UsageError
 from flexavatar_cli.core.options import MatteOptions
 from flexavatar_cli.stages import matting
 from flexavatar_cli.stages.instruments import Instruments
 from flexavatar_cli.stages.workfolder import WorkFolder, default_folder
 
+PRESETS = ("default", "paper")
 NETS = ("auto", "selfie", "modnet", "alpha")
 MATTE_SUFFIXES = (".png", ".matte")
 
@@ -52,6 +53,13 @@ def matte_choice(text: str) -> tuple[MatteOptions, Path | None]:
             raise InputError(f"{path}: no such matte")
         return MatteOptions(), path
     return MatteOptions(net=text), None
+
+
+def preset_name(text: str) -> str:
+    """A preset of fitting. Raises UsageError for another name."""
+    if text not in PRESETS:
+        raise UsageError(f"--preset {text}: not one of {', '.join(PRESETS)}")
+    return text
 
 
 @contextmanager

@@ -19,6 +19,7 @@ class EncodeOptions:
     """Photo, matte and track to an avatar code."""
 
     bias_sink: str = "3d"  # behave like multi-view training data ("3d") or like monocular data ("2d")
+    image_features: str = ""  # a .npy of features computed elsewhere, for models that fuse them in; "" = compute them
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class FitOptions:
     frames: int = 900  # a longer video is thinned evenly to this many frames
     hold_out: int = 0  # every n-th frame is kept from fitting and measured afterwards; 0 = none
     learning_rate: float = 1e-2
+    preset: str = "default"  # or "paper": the published recipe, for comparison
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 
 from flexavatar_cli.core.avatar import Avatar
 from flexavatar_cli.core.expression import INDEX
+from flexavatar_cli.core.flame import FLAME_NAMES
 from flexavatar_cli.evaluation.quality import agreement, colour_noise, holes, psnr, shoulder_row, silhouette_iou
 from flexavatar_cli.evaluation.views import View, rendered, shown, views
 from flexavatar_cli.media.images import sheet
@@ -16,6 +17,7 @@ from flexavatar_cli.stages.encoding import best_frame
 from flexavatar_cli.stages.instruments import Instruments
 from flexavatar_cli.stages.motion import with_lids
 from flexavatar_cli.stages.pipeline import Made
+from flexavatar_cli.stages.published import code_from_arkit
 from flexavatar_cli.stages.shots import Shot
 from flexavatar_cli.stages.tracking.overlay import overlays
 from flexavatar_cli.stages.trajectories import turn
@@ -117,6 +119,12 @@ def around(figure: Puppet, tick: Callable[[], None]) -> list[tuple[np.ndarray, n
 
 def act(figure: Puppet, weights: dict[str, float], tick: Callable[[], None]) -> tuple[np.ndarray, np.ndarray]:
     """The head from the front with some weights of its expression set."""
+    if figure.expression_names == FLAME_NAMES:
+        curves = np.zeros((1, len(INDEX)), np.float32)
+        curves[0, [INDEX[name] for name in weights]] = list(weights.values())
+        result = shown(figure, code_from_arkit(curves)[0], turn(np.zeros(1), 512))
+        tick()
+        return result
     code = figure.neutral
     for name, weight in weights.items():
         if name in figure.expression_names:
@@ -129,7 +137,9 @@ def act(figure: Puppet, weights: dict[str, float], tick: Callable[[], None]) -> 
 
 
 def overlay(shot: Shot, view: View, instruments: Instruments) -> np.ndarray:
-    """The tracked mesh over the input crop [S, S, 3]."""
+    """The tracked mesh over the input crop [S, S, 3]; the crop alone where the track is on FLAME."""
+    if shot.track.expression_names == FLAME_NAMES:
+        return view.rgb
     track = shot.track[np.array([view.number])]
     ours, theirs = view.camera.intrinsics, track.intrinsics
     scale = ours[0, 0, 0] / theirs[0, 0, 0]  # crop pixels per source pixel

@@ -125,20 +125,21 @@ def fill(model: AvatarModel, state: dict[str, Tensor]) -> None:
     model.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
 
 
-def load_model(folder: Path | str, template: Template | None = None) -> AvatarModel:
+def load_model(folder: Path | str, template: Template | None = None, pulled: Path | None = None) -> AvatarModel:
     """The model of `folder/model.yaml`, in eval mode on the CPU.
 
-    `template` overrides the surface the folder brings. Raises WeightsError if a file is missing, damaged or of
-    another kind than the card says.
+    `template` overrides the surface the folder brings; files that are not there are looked for in `pulled`. Raises
+    WeightsError if a file is missing, damaged or of another kind than the card says.
     """
     folder = Path(folder)
     card = read_card(folder / "model.yaml")
-    digest = _verified(folder, card.weights)
-    state = _tensors(folder / card.weights.file)
+    digest = _verified(folder, card.weights, pulled)
+    state = _tensors(_place(folder, card.weights, pulled))
     stored = _stored_template(state, card)
     if template is None and card.template is not None:
-        _verified(folder, card.template)
-        template = template_from_obj(folder / card.template.file, card.network.gaussians.resolution, card.network.grid)
+        _verified(folder, card.template, pulled)
+        surface = _place(folder, card.template, pulled)
+        template = template_from_obj(surface, card.network.gaussians.resolution, card.network.grid)
     template = template or stored
     if template is None:
         raise WeightsError(f"{folder}: neither model.yaml nor the weights say where the texels lie")
@@ -152,12 +153,17 @@ def load_model(folder: Path | str, template: Template | None = None) -> AvatarMo
     return model.eval()
 
 
-def _verified(folder: Path, file: WeightsFile) -> str:
-    """The sha256 of a file of the model, which must be the one the card states, if it states one."""
+def _place(folder: Path, file: WeightsFile, pulled: Path | None) -> Path:
+    """Where a file of the model lies: beside its card, else among what the user pulled."""
     path = folder / file.file
+    return path if pulled is None or path.is_file() else pulled / file.file
+
+
+def _verified(folder: Path, file: WeightsFile, pulled: Path | None = None) -> str:
+    """The sha256 of a file of the model, which must be the one the card states, if it states one."""
+    path = _place(folder, file, pulled)
     if not path.is_file():
-        hint = f"; fetch it with `flexavatar models pull {folder.name}`" if file.url else ""
-        raise WeightsError(f"{path}: not found{hint}")
+        raise WeightsError(f"{path}: not found; `flexavatar doctor` says how to get it")
     try:
         digest = digest_file(path)
     except InputError as error:

@@ -12,6 +12,7 @@ from flexavatar_cli.core.attributes import TexelAttributes
 from flexavatar_cli.core.avatar import Avatar
 from flexavatar_cli.core.camera import Camera
 from flexavatar_cli.core.errors import UsageError
+from flexavatar_cli.core.flame import neutral_code
 from flexavatar_cli.core.gaussians import Gaussians
 from flexavatar_cli.core.track import Track
 from flexavatar_cli.render import render
@@ -23,7 +24,6 @@ from flexavatar_cli.stages.rig import RigAnchor, rig_anchor, rigged_gaussians
 log = logging.getLogger(__name__)
 
 CHUNK = 4  # expressions decoded together: shares the expression-independent work and keeps memory small
-FLAME_ROTATIONS = (100, 106, 114, 120, 126)  # where the 6-D rotations of the 135-d code start (SPEC 6.1)
 COLOURS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 
 
@@ -42,11 +42,9 @@ class Puppet:
     @property
     def neutral(self) -> np.ndarray:  # [E] float32
         """The avatar's resting face: all shapes at zero, eyes straight ahead."""
-        neutral = np.zeros(len(self.expression_names), np.float32)
         if self.instruments.model.card.expression_layout == "flame":
-            for start in FLAME_ROTATIONS:  # the first two rows of the identity
-                neutral[[start, start + 4]] = 1
-        return neutral
+            return neutral_code()
+        return np.zeros(len(self.expression_names), np.float32)
 
     def gaussians(self, expressions: np.ndarray) -> Iterator[Gaussians]:  # [T, E]
         """The head with each of T expressions, in order."""
@@ -85,7 +83,7 @@ class Puppet:
 
 def puppet(avatar: Avatar, instruments: Instruments) -> Puppet:
     """The avatar on its instruments. Raises WeightsError if it was made with others."""
-    avatar.require(instruments.model.digest, instruments.head.digest)
+    avatar.require(instruments.model.digest, instruments.head_digest)
     device = instruments.device
     model = instruments.model
     rigged = model.config.anchor == "rigged"

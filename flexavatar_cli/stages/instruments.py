@@ -6,9 +6,12 @@ from typing import Any
 
 import torch
 
+from flexavatar_cli import weights
 from flexavatar_cli.core.errors import BackendError, WeightsError
+from flexavatar_cli.core.files import digest_bytes
 from flexavatar_cli.core.paths import models_dir
 from flexavatar_cli.heads import HeadModel, load_head
+from flexavatar_cli.heads.flame import FlameHead, load_flame
 from flexavatar_cli.model import AvatarModel, load_model
 from flexavatar_cli.render import pick_backend
 
@@ -20,17 +23,37 @@ class Instruments:
     """A network, the head model it was trained on, and where they run."""
 
     model: AvatarModel  # on `device`, frozen
-    head: HeadModel  # on the CPU
+    head: HeadModel  # on the CPU; with a static anchor only the tracker's
     device: torch.device
     backend: str  # of the rasteriser
     folder: Path = Path()  # of the model
+    flame: FlameHead | None = None  # the user's, for models whose expressions are FLAME's, if there is one
+
+    @property
+    def static(self) -> bool:
+        """Whether Gaussians start from a fixed surface instead of the posed head model."""
+        return self.model.config.anchor == "static"
+
+    @property
+    def head_name(self) -> str:
+        """Name of the surface that avatars of this model stand on."""
+        return self.model.card.head_model if self.static else self.head.name
+
+    @property
+    def head_digest(self) -> str:
+        """sha256 of that surface: of the head model, or of a static template, which no FLAME file can change."""
+        if not self.static:
+            return self.head.digest
+        base = self.model.base_positions
+        assert base is not None
+        return digest_bytes(self.model.texel_index.cpu().numpy().tobytes(), base.cpu().numpy().tobytes())
 
     @property
     def digests(self) -> dict[str, str]:
         """What decides results besides the inputs: digests of weights and head, the device and the rasteriser."""
         return {
             "model": self.model.digest,
-            "head_model": self.head.digest,
+            "head_model": self.head_digest,
             "device": self.device.type,
             "backend": self.backend,
         }
@@ -43,22 +66,33 @@ class Instruments:
             "backend": self.backend,
             "device": str(self.device),
             "weights": f"{card.name} {self.model.digest[:12]} ({status})",
-            "head_model": f"{self.head.name} {self.head.digest[:12]}",
+            "head_model": f"{self.head_name} {self.head_digest[:12]}",
         }
 
 
 def load_instruments(model: str, device: str = "auto") -> Instruments:
     """Network and head model of `--model`, on `--device`. Raises WeightsError or BackendError."""
     chosen = pick_device(device)
-    network = load_model(model_folder(model))
+    folder = model_folder(model)
+    network = load_model(folder, pulled=weights.model_cache() / folder.name)
     card = network.card
-    head = load_head(models_dir() / card.head_model)
+    flame = None
+    if card.expression_layout == "flame":
+        head, flame = load_head(), installed_flame()
+    else:
+        head = load_head(models_dir() / card.head_model)
     if card.head_digest and card.head_digest != head.digest:
         raise WeightsError(
             f"{model}: trained on {card.head_model} {card.head_digest[:12]}, the one installed is {head.digest[:12]}"
         )
     network.requires_grad_(False)
-    return Instruments(network.to(chosen).eval(), head, chosen, pick_backend(chosen), model_folder(model))
+    return Instruments(network.to(chosen).eval(), head, chosen, pick_backend(chosen), folder, flame)
+
+
+def installed_flame() -> FlameHead | None:
+    """The user's FLAME head, if `flexavatar models add flame` was run. Raises WeightsError if it is damaged."""
+    path = weights.model_cache() / "flame" / weights.FLAME_FILE
+    return load_flame(path) if path.is_file() else None
 
 
 def model_folder(name: str) -> Path:

@@ -1,6 +1,7 @@
 """Motion as a `Track` without pictures: the built-in demonstration, ARKit curves, motion files; and its transfer."""
 
 import csv
+import logging
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,11 @@ import numpy as np
 from flexavatar_cli.core.camera import Camera
 from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.core.expression import ARKIT_NAMES, EXPRESSION_NAMES, INDEX
+from flexavatar_cli.core.flame import FLAME_NAMES
 from flexavatar_cli.core.track import Track
-from flexavatar_cli.stages import trajectories
+from flexavatar_cli.stages import published, trajectories
+
+log = logging.getLogger(__name__)
 
 DEMO_SECONDS = 6.0
 DEMO_FPS = 25.0
@@ -139,8 +143,10 @@ def motion_track(code: np.ndarray, camera: Camera, fps: float, head_model: str) 
 
 
 def load_motion(path: Path, size: int = 512) -> Track:
-    """Motion of a `.npz` (a track or motion file) or `.csv` (ARKit curves). Raises InputError."""
+    """Motion of a `.npz` (track or motion), `.csv` (ARKit curves) or folder of `.frame` files. Raises InputError."""
     path = Path(path)
+    if path.is_dir():
+        return published.load_tracked(path)
     if path.suffix.lower() == ".csv":
         return load_arkit(path, size)
     return Track.load(path)
@@ -262,6 +268,9 @@ def recoded(code: np.ndarray, names: tuple[str, ...], wanted: tuple[str, ...]) -
     """The code's columns in the order `wanted`; names it lacks are 0. Raises InputError if it has none of them."""
     if names == wanted:
         return code
+    if wanted == FLAME_NAMES and names == EXPRESSION_NAMES:
+        log.warning("driver: ARKit curves move jaw, lids and gaze of a FLAME avatar; its other shapes stay at rest")
+        return published.code_from_arkit(code)
     where = {name: column for column, name in enumerate(names)}
     if not any(name in where for name in wanted):
         raise InputError("driver: its expression names are not the avatar's; track it with the avatar's head model")

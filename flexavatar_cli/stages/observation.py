@@ -20,6 +20,7 @@ CROP_BOTTOM = -0.20  # metres, head space: lower edge of the crop
 CROP_TOP = 0.20  # upper edge unless hair or a hat reaches higher
 CROP_HIGHEST = 0.30
 MATTE_EDGE = 0.5
+SOLID = 0.75  # alpha under which a pixel is too much background to be read as the head's colour
 HULL_REACH = 0.12  # metres a rim texel may be moved outwards to meet the matte
 HULL_ROUNDS = 6
 RIM_COSINE = 0.6  # |normal . view| below which a texel is on the rim
@@ -79,8 +80,11 @@ def crop_observation(
     size: int = 512,
 ) -> Observation:
     """The head in frame number `frame` of a track, cropped from its picture and matte."""
-    camera = track.camera()[frame]
-    crop = head_crop(camera, alpha, size)
+    return crop_window(rgb, alpha, track, frame, head_crop(track.camera()[frame], alpha, size))
+
+
+def crop_window(rgb: np.ndarray, alpha: np.ndarray, track: Track, frame: int, crop: Crop) -> Observation:
+    """The window `crop` of the picture [H, W, 3] and matte [H, W] of frame number `frame` of a track."""
     image = crop.image(np.asarray(rgb, np.float32), border=1.0)
     matte = crop.image(np.asarray(alpha, np.float32), border=0.0)
     inside = crop.image(np.ones(rgb.shape[:2], np.float32), border=0.0)
@@ -89,7 +93,7 @@ def crop_observation(
         to_uint8(composited),
         to_uint8(matte),
         to_uint8(inside),
-        camera.cropped(crop),
+        track.camera()[frame].cropped(crop),
         np.asarray(track.identity, np.float32),
         np.asarray(track.expression_code[frame], np.float32),
     )
@@ -161,7 +165,7 @@ def texel_visibility(
     nearest = cv2.erode(zbuffer.astype(np.float32), np.ones((3, 3), np.uint8))[row, column]
     fade = np.clip((facing - SEEN_COSINES[0]) / (SEEN_COSINES[1] - SEEN_COSINES[0]), 0, 1)
     tolerance = DEPTH_TOLERANCE / np.maximum(facing, 0.3)
-    seen = fade * within * (depth < nearest + tolerance) * np.clip(eroded[row, column] * 2 - 1, 0, 1)
+    seen = fade * within * (depth < nearest + tolerance) * np.clip((eroded[row, column] - SOLID) / (1 - SOLID), 0, 1)
     seen *= _trusted_parts(head, fine)
     seen = _erode(seen.astype(np.float32), fine)
     return TexelVisibility(pixels, seen, np.clip(facing, 0, 1).astype(np.float32), displacement.astype(np.float32))

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from flexavatar_cli.core.avatar import Avatar
-from flexavatar_cli.core.errors import UsageError
+from flexavatar_cli.core.errors import UsageError, WeightsError
+from flexavatar_cli.core.files import digest_file
 from flexavatar_cli.core.options import EncodeOptions, FitOptions, MatteOptions, RenderOptions, TrackOptions
 from flexavatar_cli.core.track import Track
+from flexavatar_cli.media.frame_files import frame_files
 from flexavatar_cli.media.video import write_video
 from flexavatar_cli.stages import animation, encoding, fitting, motion, trajectories
 from flexavatar_cli.stages.instruments import Instruments
-from flexavatar_cli.stages.shots import OnStep, Shot, matte_step, track_step
+from flexavatar_cli.stages.shots import OnStep, Shot, flame_step, matte_step, track_step
 from flexavatar_cli.stages.workfolder import WorkFolder
 
 log = logging.getLogger(__name__)
@@ -60,10 +62,24 @@ class Made:
 def shoot(job: Job, source: Path, matte: Path | None = None, track: Path | None = None) -> Shot:
     """Matte and track of one input, unless they are given."""
     with job.progress("Tracking") as on_step:  # first: it is quick, and finds that there is no face
-        track = track or track_step(job.work, source, job.track, job.instruments.head, job.fov, on_step)
+        track = track or tracked(job, source, on_step)
     with job.progress("Matting") as on_step:
         matte = matte or matte_step(job.work, source, job.matte, on_step)
     return Shot(source, matte, track)
+
+
+def tracked(job: Job, source: Path, on_step: OnStep) -> Path:
+    """The track of pictures on the head that the model's expressions belong to."""
+    instruments = job.instruments
+    seen = track_step(job.work, source, job.track, instruments.head, job.fov, on_step)
+    if instruments.model.card.expression_layout != "flame":
+        return seen
+    if instruments.flame is None:
+        raise WeightsError(
+            f"--model {instruments.model.card.name}: tracking pictures needs a FLAME head; get FLAME 2020 or 2023 from "
+            "flame.is.tue.mpg.de and run: flexavatar models add flame PATH"
+        )
+    return flame_step(job.work, seen, job.track, instruments.flame, on_step)
 
 
 def encode_step(job: Job, shot: Shot) -> Path:
@@ -72,9 +88,14 @@ def encode_step(job: Job, shot: Shot) -> Path:
         "encode",
         ".avatar",
         shot.files,
-        job.settings(options=asdict(job.encode)),
+        job.settings(options=asdict(job.encode), features=features_digest(job.encode)),
         lambda target: write_encoded(shot, target, job.instruments, job.encode),
     )
+
+
+def features_digest(options: EncodeOptions) -> str:
+    """What decides the image features besides the picture: the file they are kept in, if there is one."""
+    return digest_file(Path(options.image_features)) if options.image_features else ""
 
 
 def fit_step(job: Job, init: Path, shots: Sequence[Shot], options: FitOptions) -> Path:
@@ -182,5 +203,8 @@ def driver_file(job: Job, driver: Path | None) -> Path | None:
     """A motion file for whatever was given as `--driver`: motion files as they are, pictures tracked."""
     if driver is None or driver.suffix.lower() in MOTION_FILES:
         return driver
+    frames = frame_files(driver)
+    if frames:
+        return frames[0].parent
     with job.progress("Tracking") as on_step:
-        return track_step(job.work, driver, job.track, job.instruments.head, job.fov, on_step)
+        return tracked(job, driver, on_step)

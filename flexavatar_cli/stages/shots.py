@@ -11,10 +11,12 @@ from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.core.options import MatteOptions, TrackOptions
 from flexavatar_cli.core.track import Track
 from flexavatar_cli.heads import HeadModel
+from flexavatar_cli.heads.flame import FlameHead
 from flexavatar_cli.media.frames import Frames, open_frames
 from flexavatar_cli.media.images import read_matte, resize
 from flexavatar_cli.media.video import write_video
 from flexavatar_cli.stages import matting, tracking
+from flexavatar_cli.stages.tracking.flame import track_flame
 from flexavatar_cli.stages.workfolder import WorkFolder
 
 OnStep = Callable[[int, int], None]
@@ -102,6 +104,18 @@ def track_step(
     return work.step(
         "track", ".npz", [source], settings, lambda target: write_track(source, target, options, head, fov, on_step)
     )
+
+
+def flame_step(
+    work: WorkFolder, seen: Path, options: TrackOptions, head: FlameHead, on_step: OnStep | None = None
+) -> Path:
+    """The track on FLAME of the pictures that track `seen` on the open head is of, in the work folder."""
+    settings = {"options": asdict(options), "head_model": head.digest}
+
+    def make(target: Path) -> Path:
+        return track_flame(Track.load(seen), head, options.smoothing, on_step).save(target)
+
+    return work.step("track-flame", ".npz", [seen], settings, make)
 
 
 def matte_step(work: WorkFolder, source: Path, options: MatteOptions, on_step: OnStep | None = None) -> Path:

@@ -9,13 +9,14 @@ from flexavatar_cli.core.camera import Camera, look_at
 from flexavatar_cli.core.errors import InputError, UsageError
 from flexavatar_cli.core.files import replacing
 from flexavatar_cli.core.track import Track
+from flexavatar_cli.stages import published
 
 HEAD_CENTRE = np.zeros(3)  # between the ears: halfway from the shoulders (-0.19 m) to the top of full hair
 DISTANCE = 1.0  # metres from the eye to the head's centre, as in the published trajectories
 VISIBLE_HEIGHT = 0.40  # metres at the head's centre: shoulders to hair, as in the encoder's crop; 22.6 degrees vertical
 FRONT_DWELL = 0.75  # 0 = even turn; the turntable runs at 1 - dwell at the front and 1 + dwell behind
 
-FREE_CAMERAS = ("orbit", "front", "circle")
+FREE_CAMERAS = ("orbit", "front", "circle", "paper-circle", "paper-turn")
 
 
 def free_camera(cam2world: np.ndarray, size: int) -> Camera:  # cam2world [V, 4, 4]
@@ -80,7 +81,7 @@ def following(track: Track, size: int, relative: bool = False) -> Camera:
 
 
 def cameras_for(name: str, motion: Track, size: int, relative: bool = False) -> Camera:
-    """The cameras called `name` (orbit, front, circle, driver, or the path of a cameras.json), one per frame.
+    """The cameras called `name` (of FREE_CAMERAS, driver, or the path of a cameras.json), one per frame.
 
     Raises UsageError for a name that is neither, InputError for a bad file.
     """
@@ -91,10 +92,14 @@ def cameras_for(name: str, motion: Track, size: int, relative: bool = False) -> 
         return circle(frames, size)
     if name == "front":
         return following(motion, size, relative)
+    if name == "paper-circle":
+        return published.frontal_circle(frames, size)
+    if name == "paper-turn":
+        return published.full_turn(frames, size)
     if name == "driver":
         return motion.camera()
     if not Path(name).is_file():
-        raise UsageError(f"--camera {name}: not one of orbit, front, circle, driver, and no such file")
+        raise UsageError(f"--camera {name}: not one of {', '.join(FREE_CAMERAS)}, driver, and no such file")
     camera = load_cameras(Path(name))
     if len(camera) == 1:
         return Camera(np.repeat(camera.cam2world, frames, 0), camera.intrinsics, camera.width, camera.height)
