@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flexavatar_cli.cli.parameters import Device, Face, Fov, Matting, Model, Output, Overwrite, Seed, Work
+from flexavatar_cli.cli.parameters import Device, Face, Fov, Matting, Model, Overwrite, Seed, Work
 from flexavatar_cli.core.options import CommonOptions, EvalOptions, MatteOptions, TrackOptions
 
 Protocols = Annotated[
@@ -18,6 +18,10 @@ Protocols = Annotated[
     ),
 ]
 Network = Annotated[Path | None, typer.Option(help="An ONNX file; without it the measure is n/a.")]
+
+Folder = Annotated[Path | None, typer.Option("--output", "-o", help="The folder of the results.")]
+
+MATERIAL = ("ict_hair.npz", "ict_textures.tar", "mh_assets.tar")  # of the training packs, for synthetic heads
 
 
 def evaluate(
@@ -40,7 +44,7 @@ def evaluate(
     data: Annotated[Path | None, typer.Option(help="The folder of material for --synthetic.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Compare two results.json instead: A B.")] = False,
     matte: Matting = MatteOptions.net,
-    output: Output = None,
+    output: Folder = None,
     model: Model = CommonOptions.model,
     device: Device = CommonOptions.device,
     seed: Seed = CommonOptions.seed,
@@ -50,7 +54,7 @@ def evaluate(
     overwrite: Overwrite = False,
 ) -> None:
     """Measure avatars of clips beside baselines: VIDEO... or DIR -> a folder with report.html, JSON and CSV."""
-    from flexavatar_cli.core.errors import UsageError
+    from flexavatar_cli.core.errors import InputError, UsageError
 
     given = sources or []
     if compare:
@@ -63,17 +67,22 @@ def evaluate(
         raise UsageError("give videos or folders, or --synthetic N")
     if synthetic and data is None:
         raise UsageError("--synthetic makes heads from the training material: give its folder with --data")
+    for name in MATERIAL if synthetic else ():
+        if data is not None and not (data / name).is_file():
+            raise InputError(f"{data}: not the folder with the training packs ({name} is missing)")
 
     import torch
 
     from flexavatar_cli.cli import console
-    from flexavatar_cli.cli.outputs import output_path
+    from flexavatar_cli.cli.outputs import claim, name_output
     from flexavatar_cli.cli.runs import describe, matte_choice, work_folder
     from flexavatar_cli.evaluation import networks, protocols, runner, scenes
     from flexavatar_cli.stages import pipeline
     from flexavatar_cli.stages.instruments import load_instruments
 
-    target = output_path(output, given[0] if given else Path("synthetic"), ".eval", overwrite)
+    target = output or name_output(None, given[0] if given else Path("synthetic"), ".eval")
+    for name in runner.FILES.values():
+        claim(target / name, overwrite)
     clips, calibrated = scenes.find_material(given)
     options = EvalOptions(tuple(protocol or EvalOptions.protocols), frames, steps, source, shots, sink)
     judges = networks.open_judges(lpips, face_embedding, landmarks, torch.get_num_threads())
@@ -101,13 +110,9 @@ def evaluate(
 def synthetic_heads(folder: Any, data: Path, count: int, seed: int) -> list[Path]:
     """Calibrated folders of synthetic heads, made once per seed and material."""
     from flexavatar_cli.cli.console import progress
-    from flexavatar_cli.core.errors import InputError
     from flexavatar_cli.training.synthetic.calibrated import write_heads
 
-    files = [data / "ict_hair.npz", data / "ict_textures.tar", data / "mh_assets.tar"]
-    for path in files:
-        if not path.is_file():
-            raise InputError(f"{data}: not the folder with the training packs ({path.name} is missing)")
+    files = [data / name for name in MATERIAL]
     with progress("Synthetic") as on_step:
         heads = folder.step(
             "heads", "", files, {"count": count, "seed": seed}, lambda at: write_heads(data, at, count, seed, on_step)

@@ -151,7 +151,7 @@ class ProjectedPhoto:
         """What the decoder would say if it added nothing."""
         model = self.instruments.model
         found = examine(self.seen, self.instruments.head, model.resolution)
-        color, _ = base_color(self.prior, found.color[None], found.seen[None])
+        color, _ = base_color(self.prior, found.color[None], found.seen[None], found.displacement[None])
         count = color.shape[1]
         offset = torch.zeros(1, count, 3)
         offset[0, :, 2] = found.displacement

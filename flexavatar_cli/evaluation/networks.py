@@ -13,7 +13,7 @@ from flexavatar_cli.evaluation.metrics import FACE_TEMPLATE, similarity_transfor
 from flexavatar_cli.stages.tracking.landmarks import FaceMesh, View, view_of
 
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)  # ImageNet
-CELLS, STEP, REFINE = 28, 223.0, 16.0  # heat map cells, pixels across, offset factor (OpenSeeFace, 66-point models)
+CELLS, STEP, REFINE = 28, 223.0, 16.0  # heat map cells a side, pixels across, offset factor (OpenSeeFace)
 GROWN = (0.10, 0.125)  # of the face box, left and right, up and down
 POINTS = 66  # iBUG-68 without the two inner mouth corners
 FIVE = ((33, 133), (362, 263), (1,), (61,), (291,))  # FaceMesh points of FACE_TEMPLATE
@@ -82,15 +82,18 @@ class Network:
     def __init__(self, path: Path, threads: int, inputs: Mapping[str, int], what: str) -> None:
         """`inputs`: how many axes each must have."""
         import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as states
 
+        broken = tuple(getattr(states, name) for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf"))
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        options.intra_op_num_threads, options.log_severity_level = threads, 4
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             content = Path(path).read_bytes()
             self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        except RuntimeError as error:  # onnxruntime's own errors derive from it
+        except broken as error:
             raise InputError(f"{path}: not an ONNX file that can be run") from error
         found = {node.name: len(node.shape) for node in self.session.get_inputs()}
         if list(found.values()) != list(inputs.values()):
@@ -157,5 +160,5 @@ class FaceLandmarks(Network):
         best = maps[0].argmax(-1)
         share = np.clip(maps[1:, np.arange(POINTS), best].astype(np.float64), 1e-7, 1 - 1e-7)
         down, across = STEP * np.log(share / (1 - share)) / REFINE
-        cell = STEP * np.stack([best % CELLS, best // CELLS], -1) / CELLS
+        cell = STEP * np.stack([best % CELLS, best // CELLS], -1) / (CELLS - 1)  # as its own tracker places them
         return low + scale * (cell + np.stack([across, down], -1))

@@ -25,6 +25,7 @@ from flexavatar_cli.stages.pipeline import Job
 from flexavatar_cli.stages.shots import Shot
 
 PROTOCOLS = ("self", "cross", "few-shot", "monocular", "completeness")  # of clips; calibrated folders: novel view
+FILES = {"json": "results.json", "csv": "table.csv", "frames": "frames.csv", "report": "report.html"}
 
 
 @dataclass
@@ -165,13 +166,15 @@ def commit() -> str | None:
 
 
 def write(result: dict[str, Any], findings: Findings, folder: Path) -> dict[str, Path]:
-    """results.json, table.csv, frames.csv and report.html, all in `folder`, which is replaced as a whole."""
+    """FILES in `folder`, each written beside and renamed."""
     lines = summary.table(result["rows"])
-    with replacing(folder) as target:
-        target.mkdir(parents=True)
-        (target / "results.json").write_text(json.dumps(result, indent=1, allow_nan=False), encoding="utf-8")
-        (target / "table.csv").write_text(summary.as_csv(lines), encoding="utf-8")
-        (target / "frames.csv").write_text(summary.frames_csv(result["rows"]), encoding="utf-8")
-        (target / "report.html").write_text(report.page(result, findings.strips), encoding="utf-8")
-    names = {"json": "results.json", "csv": "table.csv", "frames": "frames.csv", "report": "report.html"}
-    return {key: folder / name for key, name in names.items()}
+    contents = {
+        "json": json.dumps(result, indent=1, allow_nan=False),
+        "csv": summary.as_csv(lines),
+        "frames": summary.frames_csv(result["rows"]),
+        "report": report.page(result, findings.strips),
+    }
+    for kind, content in contents.items():
+        with replacing(folder / FILES[kind]) as target:
+            target.write_text(content, encoding="utf-8")
+    return {kind: folder / name for kind, name in FILES.items()}
