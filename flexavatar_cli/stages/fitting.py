@@ -200,13 +200,18 @@ class Fitter:
         # squares, not absolutes: a term whose gradient never fades would chatter in patches that are half seen
         kept = ((tint**2).sum(-1) + (lift**2).sum(-1) + (size**2).mean(-1) + veil**2) * self.hidden
         kept = kept.mean()
-        neighbours = lift[self.anchor.neighbours].mean(0)
+        neighbours = self._around(lift)
         rough = ((lift - neighbours) ** 2).sum(-1).mean() + ((lift**2).sum(-1) * self.stiffness).mean()
-        patchy = tint - tint[self.anchor.neighbours].mean(0)
+        patchy = tint - self._around(tint)
         blotches = ((patchy**2).sum(-1) * (0.05 + hidden)).mean()
         garish = ((attributes.color - 1).clamp_min(0) + (-attributes.color).clamp_min(0)).mean()
         shape = (size**2).mean() + 0.1 * (veil**2).mean()
         return HIDDEN_WEIGHT * kept + SMOOTH_WEIGHT * (rough + blotches) + GARISH_WEIGHT * garish + SHAPE_WEIGHT * shape
+
+    def _around(self, values: Tensor) -> Tensor:  # [N, 3] -> [N, 3]
+        """Mean over each texel's neighbours. (Indexing by a matrix adds gradients in an order that varies.)"""
+        flat = values.index_select(0, self.anchor.neighbours.reshape(-1))
+        return flat.unflatten(0, (4, -1)).mean(0)
 
     def _unit(self, picture: np.ndarray) -> Tensor:  # uint8 -> float32 in 0..1
         return torch.from_numpy(picture).to(self.device).float() / 255

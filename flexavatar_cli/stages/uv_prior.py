@@ -5,7 +5,7 @@ low frequencies from what was seen; the other half of the face contributes its m
 or a small matrix product, batched and identical in training and use.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.spatial import cKDTree
@@ -19,6 +19,7 @@ SHEPARD_RADIUS = 0.008  # metres; inverse-distance weights 1 / (r^2 + radius^2)^
 MIRROR_TRUST = 0.7
 RATIO_FLOOR = 0.08  # added to the mean before dividing, so that dark mean texels do not amplify noise
 HAIR_HEIGHT = (0.006, 0.014)  # metres above the skin between which a texel turns from skin to hair
+BALD_GRAIN = 0.2  # share of the strands that shows where no hair stands off
 HAIR_ENOUGH = 60.0  # seen hair texels at which half of the hair's colour is taken from them
 SHOULDERS = -0.14  # metres, head space
 DISPLACEMENT_UNIT = 0.2  # metres; the network's unit of displacement (model.yaml says the same)
@@ -55,6 +56,7 @@ class UVPrior:
     above_shoulders: Tensor  # [N] 1 for skin that hair may hang over
     interior: Tensor  # [N] bool: eyes, teeth and mouth, whose fill is grey
     mean_color: Tensor  # [N, 3] mean head, RGB
+    smooth_mean: Tensor  # [N, 3] the same without strands
     statics: Tensor  # [7, R, R] position / 0.1 m, normal, scalp weight
 
 
@@ -93,7 +95,7 @@ def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  
     on_scalp = (groups == GROUPS["scalp"]).float()
     above = ((positions[:, 1] - SHOULDERS) / 0.02).clamp(0, 1) * (groups <= GROUPS["scalp"])
     interior = groups >= GROUPS["eyeball_left"]
-    return UVPrior(
+    prior = UVPrior(
         resolution=resolution,
         index=grid.index,
         mirror=grid.mirror,
@@ -106,8 +108,11 @@ def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  
         above_shoulders=above,
         interior=interior,
         mean_color=mean_color,
+        smooth_mean=mean_color,
         statics=statics,
     )
+    smooth = low_frequencies(prior, mean_color[None], torch.ones(1, len(mean_color)), hair_kernel)[0]
+    return replace(prior, smooth_mean=torch.where(on_scalp[:, None] > 0, smooth, mean_color))
 
 
 def low_frequencies(prior: UVPrior, values: Tensor, weight: Tensor, kernel: Tensor) -> Tensor:
@@ -131,7 +136,8 @@ def base_color(
 
     What stands off the head above the shoulders is hair (or a hat) wherever it lies, and is filled from its like.
     """
-    mean = prior.mean_color + RATIO_FLOOR
+    strands = torch.where(prior.on_scalp > 0, (displacement / HAIR_HEIGHT[0]).clamp(BALD_GRAIN, 1), 1.0)[..., None]
+    mean = prior.smooth_mean + strands * (prior.mean_color - prior.smooth_mean) + RATIO_FLOOR
     ratio = ((color + RATIO_FLOOR) / mean).clamp(0.05, 6.0)
     hairy = ((displacement - HAIR_HEIGHT[0]) / (HAIR_HEIGHT[1] - HAIR_HEIGHT[0])).clamp(0, 1) * prior.above_shoulders
     low = low_frequencies(prior, ratio, seen * (1 - 0.9 * hairy * (1 - prior.on_scalp)), prior.kernel)
