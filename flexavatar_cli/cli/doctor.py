@@ -15,6 +15,7 @@ from flexavatar_cli.core.errors import FlexAvatarError, WeightsError
 from flexavatar_cli.core.options import CommonOptions
 
 PACKAGES = ("torch", "numpy", "mediapipe", "onnxruntime", "opencv-contrib-python", "numba", "safetensors")
+PUBLISHED = "flex-1"  # optional: the user's own download
 CLONE_AGAIN = "comes with the repository: clone it again, or `git checkout -- models`"
 
 
@@ -50,9 +51,9 @@ def as_text(findings: list[Finding]) -> str:
     lines = []
     for finding in findings:
         sign = "ok" if finding.good else "MISSING" if finding.needed else "-"
-        lines.append(f"{sign:8}{finding.subject:24}{finding.detail}")
+        lines.append(f"{sign:8}{finding.subject:28} {finding.detail}")
         if not finding.good and finding.advice:
-            lines.append(f"{'':32}{finding.advice}")
+            lines.append(f"{'':37}{finding.advice}")
     return "\n".join(lines)
 
 
@@ -110,10 +111,42 @@ def models() -> list[Finding]:
     except WeightsError as error:
         return [Finding("models", False, str(error))]
     cards = sorted(folder.glob("*/model.yaml")) + sorted(folder.glob("*/head.yaml"))
+    cards = [card for card in cards if card.parent.name != PUBLISHED]  # see `published`
     findings = [weights(card, needed=card.parent.name in (CommonOptions.model, "open-head")) for card in cards]
     for name in (CommonOptions.model, "open-head"):
         if name not in [card.parent.name for card in cards]:
             findings.append(Finding(name, False, f"{folder / name} is not there", advice=CLONE_AGAIN))
+    return findings
+
+
+def published() -> list[Finding]:
+    """Each thing that the published model needs and this machine has or lacks, with the command that brings it."""
+    from flexavatar_cli import weights as store
+    from flexavatar_cli.stages.image_features import INSTALL
+
+    try:
+        entry, known = store.entry(PUBLISHED), store.check(store.entry(PUBLISHED))
+        features = store.check(store.entry("dinov2"))
+    except FlexAvatarError as error:
+        return [Finding(PUBLISHED, False, str(error), needed=False, advice=CLONE_AGAIN)]
+    get = store.how_to_get(PUBLISHED)
+    findings = [
+        Finding(f"{PUBLISHED} {verdict.path.name}", verdict.good, f"{verdict.detail}  {verdict.path}", False,
+                f"{entry.licence}; from {entry.origin}; then: {get}")
+        for verdict in known
+    ]  # fmt: skip
+    flame = store.model_cache() / "flame" / store.FLAME_FILE
+    advice = "register at flame.is.tue.mpg.de, download FLAME 2020 or 2023, then: flexavatar models add flame PATH"
+    found = flame.is_file()
+    detail = str(flame) if found else f"not there  {flame}"
+    findings.append(Finding(f"{PUBLISHED} FLAME", found, detail, needed=False, advice=advice))
+    bad = [verdict for verdict in features if not verdict.good]
+    detail = "; ".join(f"{verdict.path.name} {verdict.detail}" for verdict in bad) or str(features[0].path.parent)
+    get = store.how_to_get("dinov2")
+    findings.append(Finding(f"{PUBLISHED} DINOv2", not bad, detail, needed=False, advice=get))
+    library = importlib.util.find_spec("transformers") is not None
+    detail = importlib.metadata.version("transformers") if library else "not installed"
+    findings.append(Finding(f"{PUBLISHED} transformers", library, detail, needed=False, advice=INSTALL))
     return findings
 
 
@@ -155,4 +188,4 @@ def attempt(subject: str, look: Callable[[], str], advice: str) -> Finding:
         return Finding(subject, False, str(error), advice=advice)
 
 
-CHECKS = (python, packages, gpu, ffmpeg, models, matting)
+CHECKS = (python, packages, gpu, ffmpeg, models, matting, published)

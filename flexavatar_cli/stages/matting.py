@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from flexavatar_cli import weights
 from flexavatar_cli.core.errors import InputError, WeightsError
 from flexavatar_cli.core.files import digest_bytes, digest_file
 from flexavatar_cli.core.options import MatteOptions
@@ -41,6 +42,9 @@ class Net:
 def open_net(choice: str = MatteOptions.net) -> Net:
     """The net for `auto`, `selfie`, `modnet` or the path of an ONNX file of MODNet's contract. Raises WeightsError."""
     shipped = models_dir() / "modnet" / "modnet.onnx"
+    pulled = weights.model_cache() / "modnet" / "modnet.onnx"
+    if choice in ("auto", "modnet") and pulled.is_file():
+        return modnet(pulled)
     if choice == "modnet" or (choice == "auto" and shipped.is_file()):
         return modnet(shipped)
     if choice in ("auto", "selfie"):
