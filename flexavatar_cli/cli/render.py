@@ -24,6 +24,7 @@ Background = Annotated[str, typer.Option("--background", help="white, black, tra
 Relative = Annotated[
     bool, typer.Option("--relative", help="Count the driver's first frame as its resting face; pass on the rest.")
 ]
+Fast = Annotated[bool, typer.Option("--fast", help="Play from a low-rank basis, made once and kept beside the avatar.")]
 Fps = Annotated[float, typer.Option("--fps", min=1, max=240, help="Rate of the built-in motion.")]
 
 
@@ -34,6 +35,7 @@ def render(
     background: Background = RenderOptions.background,
     relative: Relative = RenderOptions.relative,
     fps: Fps = RenderOptions.fps,
+    fast: Fast = RenderOptions.fast,
     output: Output = None,
     model: AvatarModelName = None,
     device: Device = CommonOptions.device,
@@ -54,7 +56,7 @@ def render(
 
     content = Avatar.load(avatar)
     target = claim(output or name_output(None, avatar, ".mp4"), overwrite)
-    options = RenderOptions(camera=camera, background=background, relative=relative, fps=fps)
+    options = RenderOptions(camera=camera, background=background, relative=relative, fps=fps, fast=fast)
     instruments = load_instruments(model or content.model, device)
     words = describe(instruments)
     say(words.line)
@@ -62,8 +64,11 @@ def render(
     with work_folder(work, inputs, {"command": "render", "face": face, "fov": fov}) as folder:
         job = pipeline.Job(instruments, folder, track=TrackOptions(face=face), fov=fov, seed=seed, progress=progress)
         motion = pipeline.driver_file(job, driver)
+        basis = pipeline.playback_basis(job, avatar) if fast else None
         with progress("Rendering") as on_step:
-            written = pipeline.write_render(avatar, target, instruments, options, size, motion, on_step)
+            written = pipeline.write_render(avatar, target, instruments, options, size, motion, on_step, basis)
+    if basis is not None:
+        words.facts["playback"] = {name: basis.notes[name] for name in ("rank", "mean_abs_255")}
     report({"video": written, **words.facts})
 
 

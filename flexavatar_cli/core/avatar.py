@@ -137,7 +137,7 @@ class Avatar:
         return stream.getvalue()
 
 
-def parse_safetensors(content: bytes) -> tuple[str, dict[str, np.ndarray]]:
+def parse_safetensors(content: bytes, key: str = HEADER) -> tuple[str, dict[str, np.ndarray]]:
     """JSON header and arrays of a safetensors archive. Raises ValueError or KeyError."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -147,7 +147,7 @@ def parse_safetensors(content: bytes) -> tuple[str, dict[str, np.ndarray]]:
     except SafetensorError as error:
         raise ValueError(f"damaged or another kind of file: {error}") from error
     length = int.from_bytes(content[:8], "little")
-    return json.loads(content[8 : 8 + length]).get("__metadata__", {})[HEADER], arrays
+    return json.loads(content[8 : 8 + length]).get("__metadata__", {})[key], arrays
 
 
 def parse_torch(content: bytes) -> tuple[str, dict[str, np.ndarray]]:

@@ -41,6 +41,18 @@ class RenderOptions:
     background: str = "white"  # white, black, transparent, or #rrggbb
     relative: bool = False  # the driver's motion since its first frame, on top of the avatar's neutral
     fps: float = 25.0  # of the built-in motion; a driver brings its own
+    fast: bool = False  # play from a low-rank basis instead of running the network
+
+
+@dataclass(frozen=True)
+class PlaybackOptions:
+    """An avatar to its low-rank basis."""
+
+    error: float = 0.3  # 1/255, mean over the head's pixels; the budget is 0.5, and real speech is not the built-in one
+    samples: int = 256  # expressions that the network is asked for
+    held_out: int = 16  # pictures that the error is measured on
+    size: int = 384  # pixels, side of those pictures
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """An avatar moved and filmed: expression codes to Gaussians to pictures."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from flexavatar_cli.core.ahead import ahead
 from flexavatar_cli.core.attributes import TexelAttributes
 from flexavatar_cli.core.avatar import Avatar
 from flexavatar_cli.core.camera import Camera
@@ -19,7 +20,7 @@ from flexavatar_cli.render import render
 from flexavatar_cli.stages import motion as motions
 from flexavatar_cli.stages.instruments import SINKS, Instruments
 from flexavatar_cli.stages.posing import Pose, pose_of
-from flexavatar_cli.stages.rig import RigAnchor, rig_anchor, rigged_gaussians
+from flexavatar_cli.stages.rig import RigAnchor, rig_anchor, rigged_gaussians, settled
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Puppet:
     sink: int
     expression_names: tuple[str, ...]
     quick: Pose | None = None  # the anchor's tables for pictures without gradients, on a CPU
+    decode: Callable[[Tensor], TexelAttributes] | None = None  # in place of the network, [T, E] -> [T, N, ...]
 
     @property
     def neutral(self) -> np.ndarray:  # [E] float32
@@ -46,7 +48,7 @@ class Puppet:
             return neutral_code()
         return np.zeros(len(self.expression_names), np.float32)
 
-    def gaussians(self, expressions: np.ndarray) -> Iterator[Gaussians]:  # [T, E]
+    def gaussians(self, expressions: np.ndarray) -> Generator[Gaussians, None, None]:  # [T, E]
         """The head with each of T expressions, in order."""
         for start in range(0, len(expressions), CHUNK):
             batch = torch.from_numpy(np.ascontiguousarray(expressions[start : start + CHUNK], np.float32))
@@ -59,9 +61,12 @@ class Puppet:
 
     def attributes(self, expressions: Tensor) -> TexelAttributes:  # [T, E] -> [T, N, ...]
         """Decoder output for T expressions."""
+        if self.decode is not None:
+            return self.decode(expressions)
         model = self.instruments.model
         condition = None
-        return model.decode_expressions(self.code, expressions, self.sink, condition)
+        decoded = model.decode_expressions(self.code, expressions, self.sink, condition)
+        return decoded if self.anchor is None else settled(self.anchor, decoded)
 
     def pose(self, attributes: TexelAttributes, expression: Tensor) -> Gaussians:  # of one expression
         """Attributes on the posed surface, or on the static template."""
@@ -152,9 +157,13 @@ def render_video(
                     len(missing), len(motion), name_frames(missing))  # fmt: skip
     code = motions.recoded(held.expression_code, held.expression_names, figure.expression_names)
     code = motions.transfer(code, figure.expression_names, figure.neutral, relative)
-    for number, head in enumerate(figure.gaussians(code)):
-        view = camera[number if len(camera) > 1 else 0]
-        yield picture(head, view, background, figure.instruments.backend)
+    heads = ahead(figure.gaussians(code))
+    pictures = (
+        picture(head, camera[number if len(camera) > 1 else 0], background, figure.instruments.backend)
+        for number, head in enumerate(heads)
+    )
+    for number, image in enumerate(ahead(pictures)):
+        yield image
         if on_step is not None:
             on_step(number + 1, len(motion))
 

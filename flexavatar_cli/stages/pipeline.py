@@ -14,8 +14,9 @@ from flexavatar_cli.core.options import EncodeOptions, FitOptions, MatteOptions,
 from flexavatar_cli.core.track import Track
 from flexavatar_cli.media.frame_files import frame_files
 from flexavatar_cli.media.video import write_video
-from flexavatar_cli.stages import animation, encoding, fitting, motion, trajectories
+from flexavatar_cli.stages import animation, encoding, fitting, motion, playback, trajectories
 from flexavatar_cli.stages.instruments import Instruments
+from flexavatar_cli.stages.playback import Playback
 from flexavatar_cli.stages.shots import OnStep, Shot, flame_step, matte_step, track_step
 from flexavatar_cli.stages.workfolder import WorkFolder
 
@@ -180,18 +181,31 @@ def write_render(
     size: int,
     driver: Path | None = None,  # motion file or track; None = the built-in motion
     on_step: OnStep | None = None,
+    basis: Playback | None = None,  # for `options.fast`; None = the one beside the avatar, or a new one
 ) -> Path:
     """Film an avatar into mp4, webm, png or a folder. Returns what was written. Raises UsageError, InputError."""
     background = animation.parse_background(options.background)
     if background is None and Path(target).suffix == ".mp4":
         raise UsageError(f"{target}: mp4 holds no transparency; write .webm, .png or a folder")
-    figure = animation.puppet(Avatar.load(avatar), instruments)
+    content = Avatar.load(avatar)
+    figure = animation.puppet(content, instruments)
+    if options.fast:
+        basis = basis or playback.find_or_build(content, playback.playback_file(avatar), figure)
+        figure = playback.playing(figure, basis)
     drive = load_driver(driver, options, size)
     if options.camera == "driver" and driver is None:
         raise UsageError("--camera driver: give a --driver whose camera to use")
     camera = trajectories.cameras_for(options.camera, drive, size, options.relative)
     frames = animation.render_video(figure, drive, camera, background, options.relative)
     return write_video(target, frames, drive.fps, on_step, len(drive))
+
+
+def playback_basis(job: Job, avatar: Path) -> Playback:
+    """What stands in for the network: the playback beside the avatar if it fits, else a new one, kept there."""
+    content = Avatar.load(avatar)
+    with job.progress("Playback") as on_step:
+        figure = animation.puppet(content, job.instruments)
+        return playback.find_or_build(content, playback.playback_file(avatar), figure, on_step=on_step)
 
 
 def load_driver(driver: Path | None, options: RenderOptions, size: int) -> Track:
