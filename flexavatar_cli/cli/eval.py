@@ -188,6 +188,11 @@ def tables(result: Mapping[str, Any]) -> str:
                     cells.append(f"[bold]{text}[/bold]" if cell is not None and cell.mean == top[key] else text)
                 page.add_row(line["system"], *cells)
         texts.append(lines[0])
+    lost = [
+        f"{loss.protocol} {loss.group}".strip() + f" {METRICS[loss.metric].label} ({loss.winner})"
+        for loss in summary.losses(summary.table(result["rows"]))
+    ]
+    texts.append("A baseline wins: " + (", ".join(lost) or "nowhere"))
     missing = [f"{METRICS[key].label} {text}" for key, text in result["networks"].items() if text.startswith("n/a")]
     stages = [
         f"{name}: {stage['times']} x {stage['seconds'] / max(stage['times'], 1):.2f} s, peak {stage['peak_mb']:.0f} MB"

@@ -15,7 +15,7 @@ from flexavatar_cli.evaluation.baselines import System
 from flexavatar_cli.evaluation.metrics import METRICS
 from flexavatar_cli.evaluation.protocols import Row, confined, difference
 from flexavatar_cli.evaluation.scenes import Scene
-from flexavatar_cli.media.images import resize, to_uint8
+from flexavatar_cli.media.images import resize, sheet, to_uint8
 
 THUMB = 224  # pixels
 COLORS = ("#7a7a7a", "#b0703c", "#3c8d5a", "#6fa8dc", "#b4a7d6", "#1f5fbf", "#7b2fa8")
@@ -78,6 +78,12 @@ def strips(rows: Sequence[Row], scene: Scene, systems: Sequence[System]) -> list
             pictures |= {f"error: {name}": difference(rgb, truth) for name, rgb in shown.items()}
         result[target.number] = Strip(f"{', '.join(frames[target.number])} (frame {target.number})", pictures)
     return [result[number] for number in dict.fromkeys(picks.values())]
+
+
+def contact_sheet(pictures: Sequence[Strip], side: int = 256) -> np.ndarray:
+    """All frames of a scene as one picture [H, W, 3], errors left out: a row per frame, a column per system."""
+    names = [name for name in pictures[0].pictures if not name.startswith("error: ")]
+    return sheet([[strip.pictures[name] for name in names] for strip in pictures], names, side)
 
 
 def jpeg(picture: np.ndarray, side: int = THUMB, quality: int = 84) -> str:
@@ -187,7 +193,7 @@ def html_table(block: Sequence[summary.Line]) -> str:
     top = {key: summary.best(block, key) for key in keys}
     lines = []
     for line in block:
-        kind = "" if line["system"].endswith("sink") else "baseline"
+        kind = "" if summary.is_ours(line["system"]) else "baseline"
         cells = []
         for key in keys:
             cell = line["cells"].get(key)

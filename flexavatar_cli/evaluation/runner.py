@@ -1,6 +1,7 @@
 """A whole evaluation: material to rows, pictures and files."""
 
 import json
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,13 +20,19 @@ from flexavatar_cli.evaluation.metrics import METRICS
 from flexavatar_cli.evaluation.protocols import Bench, Row
 from flexavatar_cli.evaluation.report import Strip
 from flexavatar_cli.evaluation.scenes import Calibrated, Scene
-from flexavatar_cli.media.images import read_photo, to_uint8
+from flexavatar_cli.media.images import read_photo, to_uint8, write_jpg
 from flexavatar_cli.stages import matting, pipeline
 from flexavatar_cli.stages.pipeline import Job
 from flexavatar_cli.stages.shots import Shot
 
 PROTOCOLS = ("self", "cross", "few-shot", "monocular", "completeness")  # of clips; calibrated folders: novel view
-FILES = {"json": "results.json", "csv": "table.csv", "frames": "frames.csv", "report": "report.html"}
+FILES = {
+    "json": "results.json",
+    "csv": "table.csv",
+    "markdown": "table.md",
+    "frames": "frames.csv",
+    "report": "report.html",
+}
 
 
 @dataclass
@@ -166,15 +173,20 @@ def commit() -> str | None:
 
 
 def write(result: dict[str, Any], findings: Findings, folder: Path) -> dict[str, Path]:
-    """FILES in `folder`, each written beside and renamed."""
+    """FILES in `folder`, each written beside and renamed, and one contact sheet per scene in `folder`/pictures."""
     lines = summary.table(result["rows"])
     contents = {
         "json": json.dumps(result, indent=1, allow_nan=False),
         "csv": summary.as_csv(lines),
+        "markdown": summary.as_markdown(lines),
         "frames": summary.frames_csv(result["rows"]),
         "report": report.page(result, findings.strips),
     }
     for kind, content in contents.items():
         with replacing(folder / FILES[kind]) as target:
             target.write_text(content, encoding="utf-8")
+    for (protocol, scene), strips in findings.strips.items():
+        name = re.sub(r"[^\w.-]+", "-", f"{protocol}-{scene}")
+        if strips:
+            write_jpg(folder / "pictures" / f"{name}.jpg", report.contact_sheet(strips), quality=85)
     return {kind: folder / name for kind, name in FILES.items()}

@@ -87,6 +87,64 @@ def shown(cell: Cell | None, digits: int) -> str:
     return f"{cell.mean:.{digits}f}{partial}"
 
 
+def is_ours(system: str) -> bool:
+    """Whether a row is the network's, not a baseline's."""
+    return system.endswith("sink")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A measure in which a baseline beats every row of ours."""
+
+    protocol: str
+    group: str
+    metric: str
+    winner: str
+    winning: float
+    ours: float
+
+
+def losses(lines: Sequence[Line]) -> list[Loss]:
+    """Every column of every block in which a baseline is strictly better than our best row."""
+    found = []
+    for (protocol, group), block in blocks(lines).items():
+        mine = [line for line in block if is_ours(line["system"])]
+        for key in METRICS:
+            top, own = best(block, key), best(mine, key)
+            if top is None or own is None or top == own:
+                continue
+            winner = next(line["system"] for line in block if key in line["cells"] and line["cells"][key].mean == top)
+            found.append(Loss(protocol, group, key, winner, top, own))
+    return found
+
+
+def as_markdown(lines: Sequence[Line]) -> str:
+    """The tables and the list of losses, the best of each column in bold."""
+    parts = []
+    for (protocol, group), block in blocks(lines).items():
+        keys = [key for key in METRICS if any(key in line["cells"] for line in block)]
+        top = {key: best(block, key) for key in keys}
+        parts.append(f"### {protocol} {group}".rstrip() + "\n")
+        parts.append("| | " + " | ".join(METRICS[key].label for key in keys) + " |")
+        parts.append("| --- |" + " ---: |" * len(keys))
+        for line in block:
+            cells = []
+            for key in keys:
+                cell = line["cells"].get(key)
+                text = shown(cell, METRICS[key].digits)
+                cells.append(f"**{text}**" if cell is not None and cell.mean == top[key] else text)
+            parts.append(f"| {line['system']} | " + " | ".join(cells) + " |")
+        parts.append("")
+    lost = losses(lines)
+    parts.append("### Where a baseline wins\n" if lost else "No baseline wins anywhere.\n")
+    for loss in lost:
+        metric = METRICS[loss.metric]
+        block_name = f"{loss.protocol} {loss.group}".strip()
+        numbers = f"{loss.winning:.{metric.digits}f} against our best {loss.ours:.{metric.digits}f}"
+        parts.append(f"- {block_name}, {metric.label}: {loss.winner} {numbers}")
+    return "\n".join(parts) + "\n"
+
+
 def as_json(lines: Sequence[Line]) -> list[dict[str, Any]]:
     """The table in JSON's own types."""
     return [

@@ -77,3 +77,13 @@ def test_foreign_results_are_refused(tmp_path):
         path.write_text(content)
         with pytest.raises(InputError):
             summary.read_result(path)
+
+
+def test_losses_are_listed():
+    lines = summary.table([*rows([30.0], system="still photo"), *rows([25.0], system="fitted, 3d sink")])
+    (loss,) = summary.losses(lines)
+    assert (loss.winner, loss.winning, loss.ours) == ("still photo", 30.0, 25.0)
+    text = summary.as_markdown(lines)
+    assert "| still photo | **30.00** |" in text
+    assert "- self, PSNR: still photo 30.00 against our best 25.00" in text
+    assert summary.losses(summary.table(rows([25.0], system="fitted, 3d sink"))) == []
