@@ -159,7 +159,7 @@ def test_the_registry_is_checked(tmp_path):
 
 
 def test_the_shipped_registry_has_what_the_commands_name():
-    assert set(weights.registry()) == {"flex-1", "dinov2", "modnet", "face-landmarker"}
+    assert {"flex-1", "dinov2", "modnet", "face-landmarker", "dinov2-small", "sam2-small"} == set(weights.registry())
 
 
 def test_commands(shop, server, capsys):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-Name = Annotated[str, typer.Argument(help="flex-1, dinov2, modnet or face-landmarker.")]
+Name = Annotated[str, typer.Argument(help="flex-1, dinov2, modnet, ...: see `models list`.")]
 Accept = Annotated[bool, typer.Option("--accept-licence", help="You have read the licence and accept it.")]
 Mirror = Annotated[str, typer.Option("--mirror", help="Fetch from MIRROR/NAME/FILE instead.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use what is in the cache; never open a connection.")]

@@ -22,6 +22,7 @@ from flexavatar_cli.render import render
 from flexavatar_cli.stages.animation import Puppet, puppet
 from flexavatar_cli.stages.instruments import SINKS, Instruments
 from flexavatar_cli.stages.observation import Observation
+from flexavatar_cli.stages.perceptual import published_terms
 from flexavatar_cli.stages.rig import settled
 from flexavatar_cli.stages.similarity import structural_dissimilarity
 
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 FIRST_RATE, LAST_RATE = 1e-2, 5e-4
 L1_WEIGHT, SSIM_WEIGHT = 0.8, 0.2
 OFFSET_RATE = 1e-2  # of expression coefficients, about N(0, 1)
-MISSING = "SAM 2.1 and DINOv2-small feature distances"  # published terms that need networks this program does not hold
 CHECKPOINT_STEPS = 50
 
 
@@ -77,11 +77,13 @@ class PublishedFitter:
         if moving:
             groups.append({"params": [self.offsets], "lr": OFFSET_RATE, "first": OFFSET_RATE})
         self.adam = torch.optim.Adam(groups)
+        self.terms, self.missing = published_terms(self.device)
         self.step = 0
         self.trace: list[float] = []
         self.checkpoint = checkpoint
         self.key = digest_bytes(
             avatar.digest.encode(),
+            repr([term.name for term in self.terms]).encode(),
             repr(options).encode(),
             str(seed).encode(),
             *(o.image.tobytes() for o in observations),
@@ -92,7 +94,10 @@ class PublishedFitter:
     def run(self, on_step: Callable[[int, int], None] | None) -> Avatar:
         """All remaining steps."""
         steps = self.options.steps
-        log.info("fitting as published, %d pictures; without %s", len(self.observations), MISSING)
+        terms = ", ".join(["L1", "SSIM", *(term.name for term in self.terms)])
+        log.info("fitting as published, %d pictures; loss: %s", len(self.observations), terms)
+        for entry in self.missing:
+            log.warning("fitting: without the published term %s", entry)
         while self.step < steps:
             share = cosine_rate(self.step, steps) / FIRST_RATE
             for group in self.adam.param_groups:
@@ -109,7 +114,8 @@ class PublishedFitter:
             "observations": len(self.observations),
             "seed": self.seed,
             "loss": [round(self.trace[0], 6), round(float(np.mean(self.trace[-20:])), 6)],
-            "without": MISSING,
+            "terms": ["L1", "SSIM", *(term.name for term in self.terms)],
+            "without": self.missing,
         }
         return self.avatar.with_code(self.code.detach()[0].cpu().numpy(), fit=facts)
 
@@ -123,7 +129,7 @@ class PublishedFitter:
         return float(loss.detach())
 
     def loss(self, seen: Observation, number: int) -> Tensor:
-        """0.8 L1 + 0.2 (1 - SSIM) between the render on white and the picture on white."""
+        """0.8 L1 + 0.2 (1 - SSIM) + SAM + DINO, where they are here, between render and picture on white."""
         expression = torch.from_numpy(seen.expression).to(self.device)
         moving = self.offsets.shape[1]
         if moving:
@@ -135,7 +141,10 @@ class PublishedFitter:
         rgb, _ = render(head, seen.camera, background=(1.0, 1.0, 1.0), backend=self.backend)
         target = torch.from_numpy(seen.image).to(self.device).float() / 255
         plain = (rgb[0] - target).abs().mean()
-        return L1_WEIGHT * plain + SSIM_WEIGHT * structural_dissimilarity(rgb[0], target)
+        loss = L1_WEIGHT * plain + SSIM_WEIGHT * structural_dissimilarity(rgb[0], target)
+        for term in self.terms:
+            loss = loss + term(rgb[0], target)
+        return loss
 
     def _save(self, path: Path) -> None:
         state = {"key": self.key, "step": self.step, "code": self.code.detach(), "offsets": self.offsets.detach()}

@@ -100,7 +100,9 @@ def test_a_photo_becomes_an_avatar_and_a_film(made, instruments):
     assert first.expression_names == FLAME_NAMES
     assert (first.head_model, first.head_digest) == ("flame", instruments.head_digest)
     assert not np.array_equal(first.avatar_code, last.avatar_code)
-    assert last.provenance["fit"]["without"].startswith("SAM")
+    fit = last.provenance["fit"]
+    assert fit["terms"][:2] == ["L1", "SSIM"]
+    assert len(fit["terms"]) + len(fit["without"]) == 4, "what is missing is stated"
     assert made.video.stat().st_size > 1000
 
 
