@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import torch
 
+from flexavatar_cli.core.attributes import TexelAttributes
 from flexavatar_cli.core.avatar import Avatar
 from flexavatar_cli.core.camera import Camera
 from flexavatar_cli.core.errors import InputError, WeightsError
@@ -18,11 +19,11 @@ from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.media.images import encode_png
 from flexavatar_cli.model import plucker_map
 from flexavatar_cli.stages.instruments import SINKS, Instruments
-from flexavatar_cli.stages.observation import Evidence, Observation, crop_observation, examine
+from flexavatar_cli.stages.observation import Observation, crop_observation, examine, outline_correction
 from flexavatar_cli.stages.rig import rig_anchor, settled
 from flexavatar_cli.stages.shots import Shot
 from flexavatar_cli.stages.static_encoding import encode_static
-from flexavatar_cli.stages.uv_prior import UVPrior, uv_features, uv_prior
+from flexavatar_cli.stages.uv_prior import DISPLACEMENT_UNIT, UVPrior, uv_features, uv_prior
 
 THUMBNAIL = 256
 CORRECTIONS = 2  # rounds of putting back, through the skip path, what the network smoothed away
@@ -113,22 +114,36 @@ def encode_observation(
         code = model.encode(image.to(device), rays.to(device), features.to(device))
         expression = torch.from_numpy(seen.expression)[None].to(device)
         sink = torch.tensor([SINKS[options.bias_sink]], device=device)
-        decoded = model.decode(code, expression, sink)
-        # the photo is read again where the network put the surface: its hair is not where the hull had it
         anchor = rig_anchor(instruments.head, model.resolution)
-        lifted = (settled(anchor, decoded.map(torch.Tensor.cpu)).offset[0, :, 2] * anchor.reach[:, 0]).numpy()
+
+        def decode(code: torch.Tensor) -> TexelAttributes:
+            return settled(anchor, model.decode(code, expression, sink).map(torch.Tensor.cpu))
+
+        # the network completes; where matte and photo speak, they have the last word: first on the outline ...
+        lifted = (decode(code).offset[0, :, 2] * anchor.reach[:, 0]).numpy()
+        change = torch.from_numpy(outline_correction(seen, instruments.head, model.resolution, lifted)).float()
+        code = model.corrected(code, _maps(prior, displacement=change).to(device))
+        # ... then on the colours, read again where the surface now is
+        lifted = (decode(code).offset[0, :, 2] * anchor.reach[:, 0]).numpy()
         found = examine(seen, instruments.head, model.resolution, lifted)
         for _ in range(CORRECTIONS):
-            code = model.corrected(code, _missing(decoded.color[0].cpu(), found, prior).to(device))
-            decoded = model.decode(code, expression, sink)
+            missing = found.seen[:, None] * (found.color - decode(code).color[0])
+            code = model.corrected(code, _maps(prior, color=missing).to(device))
     return code[0].float().cpu().numpy()
 
 
-def _missing(decoded: torch.Tensor, found: Evidence, prior: UVPrior) -> torch.Tensor:  # [N, 3] -> [1, 4, R, R]
-    """What the decoded colours lack where the photo shows a texel: there the photo has the last word."""
+def _maps(
+    prior: UVPrior,
+    color: torch.Tensor | None = None,  # [N, 3]
+    displacement: torch.Tensor | None = None,  # [N] metres
+) -> torch.Tensor:  # [1, 4, R, R]
+    """Additions to the base maps of the skip path."""
     size = prior.resolution
     maps = torch.zeros(4, size * size)
-    maps[:3, prior.index] = (found.seen[:, None] * (found.color - decoded)).T
+    if color is not None:
+        maps[:3, prior.index] = color.T
+    if displacement is not None:
+        maps[3, prior.index] = displacement / DISPLACEMENT_UNIT
     return maps.reshape(1, 4, size, size)
 
 

@@ -113,6 +113,20 @@ def examine(
     return Evidence(*(torch.from_numpy(array.astype(np.float32)) for array in arrays))
 
 
+def outline_correction(
+    seen: Observation, head: HeadModel, resolution: int, displacement: np.ndarray
+) -> np.ndarray:  # [N] metres -> [N] metres
+    """What must be added to a displacement at the texels of `resolution` so that its outline meets the matte."""
+    matte, inside = (value.astype(np.float32) / 255 for value in (seen.alpha, seen.inside))
+    with torch.no_grad():
+        posed = head.vertices(torch.from_numpy(seen.identity), torch.from_numpy(seen.expression))
+        outward = vertex_normals(head, posed).numpy().astype(np.float64)
+    coarse, fine = head.texels(COARSE), head.texels(resolution)
+    start = _downsample(displacement, fine, coarse)
+    end = hull_displacement(matte, inside, seen.camera, posed.numpy().astype(np.float64), outward, head, start)
+    return _upsample(end - start, coarse, fine)
+
+
 @dataclass(frozen=True)
 class TexelVisibility:
     """Where each of N texels lands in a picture and how well it is seen."""
@@ -178,6 +192,7 @@ def hull_displacement(
     vertices: np.ndarray,  # [V, 3] posed
     normals: np.ndarray,  # [V, 3] smoothed
     head: HeadModel,
+    start: np.ndarray | None = None,  # [N] metres, the displacement to improve; None = the bare head
 ) -> np.ndarray:  # [N] metres, at the COARSE texels
     """How far the surface must move along its normals so that its outline meets the matte's.
 
@@ -200,7 +215,7 @@ def hull_displacement(
     anchored = ((cosine > 0.5) & (skin < 0.5)) | ((cosine > 0.75) & (points[:, 1] < CHIN))
     anchor = np.nonzero(anchored)[0][::3]
     floor = np.where(points[:, 1] < CHIN, -0.03, -0.012)
-    displacement = np.zeros(len(points))
+    displacement = np.zeros(len(points)) if start is None else start.astype(np.float64)
     faces = head.faces.numpy()
     for _ in range(HULL_ROUNDS):
         mesh = vertices + normals * _at_vertices(displacement, head, grid)[:, None]
@@ -260,6 +275,17 @@ def _upsample(values: np.ndarray, coarse: TexelGrid, fine: TexelGrid) -> np.ndar
     big = cv2.resize(picture.reshape(size, size, 2), (fine.resolution,) * 2, interpolation=cv2.INTER_LINEAR)
     big = big.reshape(-1, 2)[fine.index.numpy()]
     return big[:, 0] / np.maximum(big[:, 1], 1e-3)
+
+
+def _downsample(values: np.ndarray, fine: TexelGrid, coarse: TexelGrid) -> np.ndarray:
+    """Mean [N_coarse] of the fine texels [N_fine] in each coarse one."""
+    size = fine.resolution
+    picture = np.zeros((size * size, 2), np.float32)
+    index = fine.index.numpy()
+    picture[index, 0], picture[index, 1] = values, 1
+    small = cv2.resize(picture.reshape(size, size, 2), (coarse.resolution,) * 2, interpolation=cv2.INTER_AREA)
+    small = small.reshape(-1, 2)[coarse.index.numpy()]
+    return small[:, 0] / np.maximum(small[:, 1], 1e-3)
 
 
 def _at_vertices(values: np.ndarray, head: HeadModel, grid: TexelGrid) -> np.ndarray:
