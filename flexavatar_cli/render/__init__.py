@@ -36,6 +36,32 @@ def render(
     return _BACKENDS[name].render(gaussians, camera, behind)
 
 
+def render_frames(
+    heads: Sequence[Gaussians],
+    camera: Camera,
+    background: Sequence[float] | Tensor = (1.0, 1.0, 1.0),
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """RGB [T, H, W, 3] and alpha [T, H, W] of T heads, each seen by its own one of T cameras; see `render`.
+
+    On a GPU heads of equal size go in one launch.
+    """
+    if len(heads) != len(camera):
+        raise ValueError(f"{len(heads)} heads for {len(camera)} cameras")
+    device = heads[0].positions.device
+    name = pick_backend(device) if backend == "auto" else backend
+    if name == "gsplat" and len({len(head) for head in heads}) == 1:
+        shape = (len(camera), camera.height, camera.width, 3)
+        behind = torch.as_tensor(background, dtype=torch.float32, device=device).expand(shape)
+        return gsplat_backend.render_frames(heads, camera, behind)
+    behind = torch.as_tensor(background, dtype=torch.float32, device=device)
+    each = [
+        render(head, camera[view], behind[view : view + 1] if behind.ndim == 4 else behind, name)
+        for view, head in enumerate(heads)
+    ]
+    return torch.cat([rgb for rgb, _ in each]), torch.cat([alpha for _, alpha in each])
+
+
 def pick_backend(device: torch.device | str) -> str:
     """The back end for tensors on `device`: "cpu" or "gsplat". Raises BackendError if there is none."""
     kind = torch.device(device).type

@@ -8,7 +8,7 @@ import torch
 from flexavatar_cli.core.camera import Camera, look_at
 from flexavatar_cli.core.errors import BackendError
 from flexavatar_cli.core.gaussians import Gaussians
-from flexavatar_cli.render import pick_backend, render
+from flexavatar_cli.render import pick_backend, render, render_frames
 
 
 def device_of(backend: str) -> str:
@@ -114,3 +114,17 @@ def test_backends_are_named_and_missing_ones_explained(make_scene, make_camera):
             pick_backend("cuda")
         with pytest.raises(BackendError, match="needs an NVIDIA GPU"):
             render(make_scene(1, 0.01), make_camera(), backend="gsplat")
+
+
+def test_frames_of_several_heads_are_those_of_each(make_scene, make_camera, backend):
+    """T heads by T cameras in one call give what T calls give."""
+    camera = make_camera(eyes=((0.1, 0.05, 0.6), (-0.3, 0.1, 0.4)))
+    device = "cuda" if backend == "gsplat" else "cpu"
+    heads = [make_scene(200, 0.01, seed, device) for seed in (0, 1)]
+    rgb, alpha = render_frames(heads, camera, (0.2, 0.4, 0.6), backend=backend)
+    for view, head in enumerate(heads):
+        one_rgb, one_alpha = render(head, camera[view], (0.2, 0.4, 0.6), backend=backend)
+        torch.testing.assert_close(rgb[view], one_rgb[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(alpha[view], one_alpha[0], atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="2 heads"):
+        render_frames(heads, camera[0])
