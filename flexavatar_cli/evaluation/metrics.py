@@ -44,17 +44,49 @@ METRICS = {
         Metric("ssim_matte", "SSIM in", "", "high", "mean of the SSIM map of the white picture inside the matte"),
         Metric("lpips", "LPIPS", "", "low", "Zhang et al. 2018, v0.1; 512 px pictures on white, -1..1"),
         Metric("iou", "IoU", "", "high", "alpha > 0.5 against matte > 0.5, all of the picture"),
-        Metric("akd", "AKD", "px", "low", "mean distance of face landmarks in pixels of a 512 px picture", 2),
         Metric(
-            "csim", "CSIM", "", "high", "cosine of face embeddings; with the driver's frame, or the source if crossed"
+            "akd",
+            "AKD",
+            "px",
+            "low",
+            "mean landmark distance in px of a 512 px picture (Siarohin et al. 2019; papers vary in net and scale)",
+            2,
         ),
-        Metric("aed", "AED", "", "low", "mean L1 of 52 ARKit weights of our tracker (papers: 3DMM coefficients)", 4),
-        Metric("apd", "APD", "rad", "low", "mean L1 of yaw, pitch, roll of our tracker", 4),
-        Metric("flicker", "flicker", "x", "one", "second time difference inside the matte over the driver's own", 2),
+        Metric(
+            "csim",
+            "CSIM",
+            "",
+            "high",
+            "cosine of face embeddings, ArcFace crop (Deng et al. 2019); with the truth, or the source if crossed",
+        ),
+        Metric(
+            "aed",
+            "AED",
+            "",
+            "low",
+            "mean L1 of 52 ARKit weights, one identity per clip (Ren et al. 2021 take 3DMM coefficients)",
+            4,
+        ),
+        Metric("apd", "APD", "rad", "low", "mean L1 of yaw, pitch, roll (Ren et al. 2021)", 4),
+        Metric(
+            "flicker",
+            "flicker",
+            "x",
+            "one",
+            "own measure: mean second time difference inside the matte, over the driver's; 12 frames in a row",
+            2,
+        ),
         Metric(
             "jod", "JOD", "", "high", "FovVideoVDP (Mantiuk et al. 2021), standard_4k display, 10 = no difference", 2
         ),
-        Metric("holes", "holes", "", "low", "share of the head's silhouette that lets the background through", 4),
+        Metric(
+            "holes",
+            "holes",
+            "",
+            "low",
+            "own measure: share of the head's silhouette with alpha < 0.9, at rest from 12 azimuths",
+            4,
+        ),
     )
 }
 

@@ -33,7 +33,7 @@ class Judges:
         tracker = "MediaPipe FaceMesh (the wheel's) and our solver, each frame by itself"
         akd = "MediaPipe FaceMesh 478 (what the tracker uses: not independent; --landmarks FILE.onnx for OpenSeeFace)"
         return {
-            "lpips": self.lpips.name if self.lpips else "n/a: give --lpips FILE.onnx",
+            "lpips": self.lpips.words if self.lpips else "n/a: give --lpips FILE.onnx",
             "csim": self.embedding.name if self.embedding else "n/a: give --face-embedding FILE.onnx",
             "akd": self.landmarks.name if self.landmarks else akd,
             "aed": tracker,
@@ -110,6 +110,8 @@ class Lpips(Network):
 
     def __init__(self, path: Path, threads: int = 0) -> None:
         super().__init__(path, threads, {"in0": 4, "in1": 4}, "a network of two pictures")
+        named = (backbone for backbone in ("squeeze", "alex", "vgg") if backbone in self.name.lower())
+        self.words = f"{self.name}, backbone by its name: {next(named, 'not stated')}"
 
     def distance(self, one: np.ndarray, other: np.ndarray) -> float:  # [H, W, 3] in 0..1 each
         """0 for equal pictures."""
