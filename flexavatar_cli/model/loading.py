@@ -146,7 +146,8 @@ def load_model(folder: Path | str, template: Template | None = None, pulled: Pat
     model = AvatarModel(card.network, template, card=card, fill_weights=False)
     if card.weights.layout == "release":
         unused = load_release_state(model, state)
-        log.info("%s: %d tensors have no effect: %s", folder.name, len(unused), ", ".join(unused))
+        log.info("%s: %d of %d tensors have no effect (-v names them)", folder.name, len(unused), len(state))
+        log.debug("without effect: %s", ", ".join(unused))
     else:
         fill(model, state)
     model.file_digest = digest
