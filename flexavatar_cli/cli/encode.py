@@ -19,7 +19,10 @@ from flexavatar_cli.cli.parameters import (
 from flexavatar_cli.core.options import CommonOptions, EncodeOptions, MatteOptions, TrackOptions
 
 TrackFile = Annotated[
-    Path | None, typer.Option("--track", help="A .track.npz of the picture; without it, it is tracked.")
+    Path | None,
+    typer.Option(
+        "--track", help="A .track.npz of the picture; flex-1: or its folder of .frame files; else it is tracked."
+    ),
 ]
 Sink = Annotated[str, typer.Option("--bias-sink", help="3d: behave like multi-view training data; 2d: like monocular.")]
 

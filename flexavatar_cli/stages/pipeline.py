@@ -17,7 +17,7 @@ from flexavatar_cli.media.video import write_video
 from flexavatar_cli.stages import animation, encoding, fitting, motion, playback, trajectories
 from flexavatar_cli.stages.instruments import Instruments
 from flexavatar_cli.stages.playback import Playback
-from flexavatar_cli.stages.shots import OnStep, Shot, flame_step, matte_step, track_step
+from flexavatar_cli.stages.shots import OnStep, Shot, flame_step, matte_step, published_step, track_step
 from flexavatar_cli.stages.workfolder import WorkFolder
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,11 @@ class Made:
 
 
 def shoot(job: Job, source: Path, matte: Path | None = None, track: Path | None = None) -> Shot:
-    """Matte and track of one input, unless they are given."""
+    """Matte and track of one input, unless they are given; a folder as `track` is a published sequence of it."""
+    if track is not None and track.is_dir():
+        if not job.instruments.static:
+            raise UsageError(f"--track {track}: published sequences are for models on FLAME such as flex-1")
+        source, track = published_step(job.work, source, track)
     with job.progress("Tracking") as on_step:  # first: it is quick, and finds that there is no face
         track = track or tracked(job, source, on_step)
     with job.progress("Matting") as on_step:

@@ -1,7 +1,8 @@
 """How the published system sees its inputs: head-centric cameras, crops, codes and trajectories (SPEC 9.1, 10)."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,24 @@ from flexavatar_cli.core.flame import (
     rotation_to_6d,
 )
 from flexavatar_cli.core.track import Track
-from flexavatar_cli.media.frame_files import TrackedFrame, frame_files, read_frame, read_npy, write_frame, write_npy
+from flexavatar_cli.media.frame_files import (
+    TrackedFrame,
+    crop_box,
+    frame_files,
+    read_frame,
+    read_npy,
+    write_frame,
+    write_npy,
+)
+from flexavatar_cli.media.frames import Frames
+from flexavatar_cli.media.images import to_float, to_uint8
 from flexavatar_cli.stages.instruments import Instruments
 
 log = logging.getLogger(__name__)
 
 CROP = 512  # pixels
+CROPPED = "flame, published crop"  # head_model of tracks whose pictures are framed as the encoder wants them
+BOX_FILE = "crop_ymin_ymax_xmin_xmax.npy"
 CROP_MARGIN = 0.1  # of the box side, added on all sides
 FPS = 24.0  # of the published videos
 FOCAL = 1500.0  # pixels of a 512 picture, the published free views
@@ -132,6 +145,38 @@ def track_of(frames: Sequence[TrackedFrame]) -> Track:
         landmarks=np.zeros((count, 478, 2), np.float32),
         head_model="flame",
     )
+
+
+def box_file(folder: Path) -> Path:
+    """The crop box of a tracked sequence: in its folder, or where the published layout has it (SPEC 10.1).
+
+    Raises InputError if there is none.
+    """
+    places = sorted(Path(folder).rglob(BOX_FILE))
+    checkpoint = frame_files(folder)[0].parent.resolve()
+    for ancestor in checkpoint.parents:
+        rest = checkpoint.relative_to(ancestor).parts
+        if ancestor.name == "tracking" and len(rest) > 2:
+            places.append(ancestor.parent / "processing" / rest[0] / rest[1] / "tracking" / BOX_FILE)
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise InputError(f"{folder}: no {BOX_FILE} in it; put the crop box of the sequence beside its frames")
+    return found
+
+
+def cropped_inputs(pictures: Frames, folder: Path) -> tuple[Iterator[np.ndarray], Track]:
+    """Pictures [512, 512, 3] float32 as the published encoder sees them, and their track, of a tracked sequence.
+
+    Raises InputError if the sequence is not of these pictures.
+    """
+    files = frame_files(folder)
+    if len(files) != len(pictures):
+        raise InputError(f"{folder}: {len(files)} tracked frames for the {len(pictures)} pictures of {pictures.path}")
+    frames, box, height = [read_frame(path) for path in files], crop_box(box_file(folder)), pictures.height
+    track = track_of(frames)
+    intrinsics = np.stack([crop_intrinsics(tracker_intrinsics(frame), box, height) for frame in frames])
+    crops = (to_float(crop_picture(to_uint8(picture), box)) for picture in pictures)
+    return crops, replace(track, intrinsics=intrinsics.astype(np.float64), head_model=CROPPED)
 
 
 def load_tracked(folder: Path) -> Track:

@@ -12,10 +12,12 @@ from flexavatar_cli.core.options import MatteOptions, TrackOptions
 from flexavatar_cli.core.track import Track
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.heads.flame import FlameHead
+from flexavatar_cli.media.frame_files import frame_files
 from flexavatar_cli.media.frames import Frames, open_frames
 from flexavatar_cli.media.images import read_matte, resize
 from flexavatar_cli.media.video import write_video
 from flexavatar_cli.stages import matting, tracking
+from flexavatar_cli.stages.published import box_file, cropped_inputs
 from flexavatar_cli.stages.tracking.flame import track_flame
 from flexavatar_cli.stages.workfolder import WorkFolder
 
@@ -116,6 +118,25 @@ def flame_step(
         return track_flame(Track.load(seen), head, options.smoothing, on_step).save(target)
 
     return work.step("track-flame", ".npz", [seen], settings, make)
+
+
+def published_step(work: WorkFolder, source: Path, folder: Path) -> tuple[Path, Path]:
+    """Pictures cropped as the published encoder sees them, and their track, of `source` and its `.frame` sequence."""
+    frames = open_frames(source)
+    files = frame_files(folder)
+    if not files:
+        raise InputError(f"{folder}: no .frame files in it")
+    inputs = [source, files[0].parent, box_file(folder)]
+    suffix = ".png" if frames.kind == "photo" else ""
+
+    def pictures(target: Path) -> Path:
+        place = target if suffix else f"{target}/"
+        return write_video(place, cropped_inputs(frames, folder)[0], frames.fps)
+
+    def track(target: Path) -> Path:
+        return cropped_inputs(frames, folder)[1].save(target)
+
+    return work.step("crop", suffix, inputs, {}, pictures), work.step("track-published", ".npz", inputs, {}, track)
 
 
 def matte_step(work: WorkFolder, source: Path, options: MatteOptions, on_step: OnStep | None = None) -> Path:

@@ -19,6 +19,7 @@ from flexavatar_cli.model import plucker_map
 from flexavatar_cli.stages.image_features import image_features
 from flexavatar_cli.stages.instruments import Instruments
 from flexavatar_cli.stages.observation import Observation, crop_window
+from flexavatar_cli.stages.published import CROP, CROPPED
 from flexavatar_cli.stages.shots import Shot
 
 VISIBLE = 0.33  # metres across the window at the head: published focal lengths of 2.8 to 3.5 windows, 1 m away
@@ -26,10 +27,12 @@ THUMBNAIL = 256  # pixels
 
 
 def observe(rgb: np.ndarray, alpha: np.ndarray, track: Track, frame: int, size: int = 512) -> Observation:
-    """The square window of the published framing around the head's origin, on white.
+    """The square window of the published framing around the head's origin, on white; all of a published crop.
 
     `rgb` [H, W, 3] and `alpha` [H, W] float32 are picture number `frame` of the track and its matte.
     """
+    if track.head_model == CROPPED:
+        return crop_window(rgb, alpha, track, frame, Crop((0.0, 0.0), size / CROP, size, size))
     camera = track.camera()[frame]
     pixels, depth = camera.project(np.zeros((1, 3)))
     side = VISIBLE * float(camera.intrinsics[0, 1, 1]) / float(depth[0, 0])

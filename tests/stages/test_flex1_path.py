@@ -12,12 +12,29 @@ from flexavatar_cli.core.errors import InputError, UsageError, WeightsError
 from flexavatar_cli.core.flame import FLAME_NAMES, neutral_code, rotation_from_6d
 from flexavatar_cli.core.options import EncodeOptions, FitOptions, RenderOptions
 from flexavatar_cli.core.track import Track
+from flexavatar_cli.media.frame_files import TrackedFrame
 from flexavatar_cli.stages import image_features, pipeline, published
 from flexavatar_cli.stages.animation import puppet
 from flexavatar_cli.stages.published_fitting import PublishedFitter, cosine_rate
 from flexavatar_cli.stages.workfolder import WorkFolder
 
 FEATURES = 24  # channels
+REST = np.array([1.0, 0, 0, 0, 1, 0])
+GOLDEN = TrackedFrame(
+    expression=np.linspace(-1, 1, 100),
+    shape=np.zeros(300),
+    eyes=np.tile(REST, 2),
+    eyelids=np.array([0.1, 0.2]),
+    jaw=REST,
+    neck=REST,
+    rotation=REST + 0.1,
+    translation=np.array([0.01, 0.02, 0.03]),
+    base_rotation=np.eye(3),
+    base_translation=np.array([0.0, 0, -1]),
+    focal=np.array([3.8]),
+    principal=np.array([0.001, -0.002]),
+    joint_transforms=np.tile(np.eye(4), (5, 1, 1)),
+)
 
 
 @pytest.fixture(scope="module")
@@ -219,3 +236,38 @@ def test_the_networks_input_is_resized_with_antialiasing():
     assert values.shape == (1, 3, 224, 224)
     middle = (0.5 - torch.tensor(image_features.MEAN)) / torch.tensor(image_features.STD)
     assert (values[0, :, 4:-4, 4:-4] - middle[:, None, None]).abs().max() < 0.5
+
+
+def test_published_inputs_are_seen_as_published(job, instruments, tmp_path, picture):
+    """A photo, its `.frame` and crop box in the published layout: the encoder gets exactly that crop (SPEC 10.3)."""
+    from flexavatar_cli.media.images import read_photo, write_png
+    from flexavatar_cli.stages.static_encoding import observe
+
+    tall = np.tile(picture, (5, 4, 1))  # 240 x 256
+    photo = write_png(tmp_path / "me.png", np.dstack([tall, np.ones(tall.shape[:2], np.float32)]))
+    published.save_tracked(published.track_of([GOLDEN]), tmp_path / "tracking" / "itw" / "me" / "tracking_nV1")
+    sequence = tmp_path / "tracking" / "itw" / "me"
+    with pytest.raises(InputError, match="crop box"):
+        pipeline.shoot(job, photo, None, sequence)
+    box = (70, 220, 40, 190)
+    place = tmp_path / "processing" / "itw" / "me" / "tracking"
+    place.mkdir(parents=True)
+    np.save(place / "crop_ymin_ymax_xmin_xmax.npy", np.array(box, np.int32))
+    matte = write_png(tmp_path / "matte.png", np.ones((512, 512), np.float32))
+    shot = pipeline.shoot(job, photo, matte, sequence)
+    wanted = published.crop_picture((tall * 255 + 0.5).astype(np.uint8), box)
+    assert np.array_equal((read_photo(shot.source).rgb * 255 + 0.5).astype(np.uint8), wanted)
+    ((rgb, alpha),) = shot.read([0])
+    seen = observe(rgb, alpha, shot.track, 0)
+    assert np.array_equal(seen.image, wanted)
+    intrinsics = published.crop_intrinsics(published.tracker_intrinsics(GOLDEN), box, 240)
+    np.testing.assert_allclose(seen.camera.intrinsics[0], intrinsics, rtol=1e-5)
+    np.testing.assert_allclose(seen.camera.cam2world[0], published.headcentric_cam2world(GOLDEN), atol=1e-5)
+    assert Avatar.load(pipeline.encode_step(job, shot)).camera.width == 128
+
+
+def test_published_inputs_are_for_models_on_flame(tiny_instruments, tmp_path, portrait):
+    (tmp_path / "seq").mkdir()
+    other = pipeline.Job(tiny_instruments, WorkFolder(tmp_path))
+    with pytest.raises(UsageError, match="flex-1"):
+        pipeline.shoot(other, portrait, None, tmp_path / "seq")
