@@ -32,7 +32,7 @@ golden: setup
 	FLEXAVATAR_GOLDEN=write $(BIN)/python -m pytest -q -m golden
 
 bench: setup
-	for program in benchmarks/*.py; do $(BIN)/python $$program || exit 1; done
+	$(BIN)/python benchmarks/report.py $(patsubst %,--driver %,$(DRIVERS))
 
 head-model: setup
 	$(BIN)/python -m flexavatar_cli.training.head_model

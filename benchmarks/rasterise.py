@@ -127,14 +127,15 @@ def multiply_add(rounds, threads, out):  # type: ignore[no-untyped-def]
 
 
 def timings(jobs: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of each job, the jobs taking turns."""
+    """Milliseconds of each job, the jobs taking turns; under NAME_cpu the CPU time of all threads together."""
     for job in jobs.values():
         job()
-    times: dict[str, list[float]] = {name: [] for name in jobs}
+    times: dict[str, list[float]] = {name + kind: [] for name in jobs for kind in ("", "_cpu")}
     for _ in range(repeats):
         for name, job in jobs.items():
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             job()
+            times[name + "_cpu"].append((time.process_time() - cpu) * 1e3)
             times[name].append((time.perf_counter() - start) * 1e3)
     return times
 
@@ -199,7 +200,8 @@ def measure(count: int, size: int, repeats: int) -> dict[str, float]:
     result["tile_pairs"] = len(view.pairs)
     for name, values in times.items():
         result[f"{name}_ms"] = round(min(values), 2)
-        result[f"{name}_median_ms"] = round(statistics.median(values), 2)
+        if not name.endswith("_cpu"):
+            result[f"{name}_median_ms"] = round(statistics.median(values), 2)
     result["naive_ratio"] = round(result["naive_blend_ms"] / result["blend_ms"], 2)
     for name, values in stage_timings(forward_backward, repeats).items():
         result[f"stage_{name}_ms"] = round(min(values), 2)
