@@ -33,7 +33,10 @@ from flexavatar_cli.stages.static_encoding import observe
 log = logging.getLogger(__name__)
 
 FINAL_RATE = 5e-2  # of the first learning rate, end of the cosine
-VISIBLE_PIXELS = 1.5  # blending weight over a 512-pixel crop above which a texel of the 256 grid counts as seen
+# Share of a texel's own footprint that reaches the picture. Neighbours overlap, so a texel seen frontally has 0.28, one
+# behind a splat of opacity 0.99 at most 0.01.
+VISIBLE_SHARE = 0.09
+MOVING_SHARE = 0.03  # of the best texel of a token, below which the token stays
 VISIBILITY_VIEWS = 24  # observations that decide what is seen
 CHECKPOINT_STEPS = 100
 CACHED_REFERENCES = 32  # initial decodes kept; 55 k texels are 3 MB each
@@ -41,8 +44,8 @@ CACHED_REFERENCES = 32  # initial decodes kept; 55 k texels are 3 MB each
 # weights of the loss terms; the picture term is 0.8 L1 + 0.2 (1 - SSIM) as published (SPEC 11)
 ALPHA_WEIGHT = 1.0
 MATTE_FLOOR = 0.02  # alpha under which a pixel is background
-HIDDEN_WEIGHT = 20.0
-SMOOTH_WEIGHT = 1.0
+HIDDEN_WEIGHT = 10.0
+SMOOTH_WEIGHT = 0.5
 SHAPE_WEIGHT = 0.02
 LOOSE, STIFF = 0.02, 1.0  # pull of hair and cloth, and of the face, towards where the encoder put them
 GARISH_WEIGHT = 4.0  # colours outside 0..1
@@ -139,11 +142,9 @@ class Fitter:
         self.references: dict[int, TexelAttributes] = {}
         self.step = 0
         self.trace: list[float] = []
-        weight = self._visible_weight()
-        footprint = (observations[0].camera.width / 512 * 256 / self.model.resolution) ** 2
-        weight = weight / (VISIBLE_PIXELS * footprint)
-        self.hidden = (1 - weight).clamp(0, 1)
-        self.moving = self._token_gate(weight)
+        share = self._visible_share()
+        self.hidden = (1 - share / VISIBLE_SHARE).clamp(0, 1)
+        self.moving = self._token_gate(share)
         grid = instruments.head.texels(self.model.resolution)
         free = torch.from_numpy(liftable(instruments.head, grid)).float().to(self.device)
         self.stiffness = LOOSE + (STIFF - LOOSE) * (1 - free)
@@ -238,8 +239,11 @@ class Fitter:
             self.references[number] = start
         return self.references[number]
 
-    def _visible_weight(self) -> Tensor:  # [N]
-        """Largest blending weight of each texel over the observations, in pixels: the gradient of the picture's sum."""
+    def _visible_share(self) -> Tensor:  # [N]
+        """Best blending weight of each texel over the observations, as a share of its own footprint.
+
+        The weight in pixels is the gradient of the picture's sum with respect to the texel's colour.
+        """
         count = len(self.observations)
         numbers = np.unique(np.linspace(0, count - 1, min(count, VISIBILITY_VIEWS)).astype(int))
         best = torch.zeros(len(self.model.texel_index), device=self.device)
@@ -253,14 +257,19 @@ class Fitter:
             picture, _ = self._render(changed, seen, ground)
             inside = self._unit(seen.inside)
             (gradient,) = torch.autograd.grad((picture[..., 0] * inside).sum(), color)
-            best = torch.maximum(best, gradient[0, :, 0])
+            own = self._gaussians(start, seen)
+            rotation, centre = (torch.from_numpy(seen.camera.cam2world[0, :3, at]).float() for at in (2, 3))
+            depth = (own.positions - centre.to(self.device)) @ rotation.to(self.device)
+            scale = float(seen.camera.intrinsics[0, 0, 0]) / depth.clamp_min(0.05)
+            footprint = 2 * math.pi * own.scales[:, 0] * own.scales[:, 1] * scale**2
+            best = torch.maximum(best, gradient[0, :, 0] / footprint.clamp_min(1e-6))
         return best
 
-    def _token_gate(self, weight: Tensor) -> Tensor:  # [1, L, 1]
+    def _token_gate(self, share: Tensor) -> Tensor:  # [1, L, 1]
         """1 for tokens of which some texel is seen, 0 for the others."""
         side = self.model.resolution
         picture = torch.zeros(side * side, device=self.device)
-        picture[self.model.texel_index] = (weight > 1).float()
+        picture[self.model.texel_index] = (share > MOVING_SHARE).float()
         tokens = math.isqrt(self.start.shape[1])
         pooled = torch.nn.functional.max_pool2d(picture.reshape(1, 1, side, side), side // tokens)
         return pooled.reshape(1, -1, 1)
