@@ -110,7 +110,9 @@ def test_cards_survive_writing_and_reading(tmp_path):
 
 def test_shipped_cards_are_valid_and_open_1_is_the_default():
     shipped = read_card(MODELS / "open-1" / "model.yaml").network
-    assert replace(shipped, uv_features=ModelConfig().uv_features) == ModelConfig()  # their channels are training's
+    ours = ModelConfig()  # UV channels and the unit of displacement are training's
+    unit = replace(ours.gaussians, displacement_unit=shipped.gaussians.displacement_unit)
+    assert replace(shipped, uv_features=ours.uv_features) == replace(ours, gaussians=unit)
     flex = read_card(MODELS / "flex-1" / "model.yaml").network
     assert (flex.anchor, flex.width, len(flex.decoder.blocks)) == ("static", 768, 8)
 
