@@ -271,3 +271,11 @@ def test_published_inputs_are_for_models_on_flame(tiny_instruments, tmp_path, po
     other = pipeline.Job(tiny_instruments, WorkFolder(tmp_path))
     with pytest.raises(UsageError, match="flex-1"):
         pipeline.shoot(other, portrait, None, tmp_path / "seq")
+
+
+def test_its_sheet_is_made_and_measured(made, instruments):
+    from flexavatar_cli.evaluation.sheet import examine
+
+    numbers, picture = examine(made, instruments)
+    assert np.isfinite(numbers["psnr_after"])
+    assert picture.shape[1] == 1920
