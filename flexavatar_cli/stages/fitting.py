@@ -39,7 +39,7 @@ VISIBLE_SHARE = 0.09
 MOVING_SHARE = 0.03  # of the best texel of a token, below which the token stays
 VISIBILITY_VIEWS = 24  # observations that decide what is seen
 CHECKPOINT_STEPS = 100
-CACHED_REFERENCES = 32  # initial decodes kept; 55 k texels are 3 MB each
+CACHED_REFERENCES = 200  # initial decodes kept; 57 k texels are 3 MB each
 
 # weights of the loss terms; the picture term is 0.8 L1 + 0.2 (1 - SSIM) as published (SPEC 11)
 ALPHA_WEIGHT = 1.0
