@@ -1,5 +1,6 @@
 """`flexavatar info`: what is in a file."""
 
+import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,7 +64,7 @@ def describe_tensors(path: Path) -> dict[str, Any]:
     """Facts about a safetensors file: an avatar, or weights."""
     from safetensors import SafetensorError, safe_open
 
-    from flexavatar_cli.core.avatar import HEADER
+    from flexavatar_cli.core.avatar import HEADER, PLAYBACK_HEADER
     from flexavatar_cli.core.files import digest_file
 
     try:
@@ -74,6 +75,8 @@ def describe_tensors(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: damaged safetensors file ({error})") from error
     if HEADER in metadata:
         return describe_avatar(path)
+    if PLAYBACK_HEADER in metadata:
+        return {"kind": "playback", "file": path, "bytes": path.stat().st_size, **describe_playback(path, metadata)}
     numbers = sum(product(shape) for shape in arrays.values())
     return {"kind": "weights", "file": path, "tensors": len(arrays), "numbers": numbers, "sha256": digest_file(path)}
 
@@ -102,6 +105,17 @@ def describe_avatar(path: Path) -> dict[str, Any]:
         "tool_version": avatar.tool_version,
         "provenance": dict(avatar.provenance),
     }
+
+
+def describe_playback(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Whose low-rank basis it is, and how good it was found to be."""
+    from flexavatar_cli.core.avatar import PLAYBACK_HEADER
+
+    try:
+        header = json.loads(metadata[PLAYBACK_HEADER])
+        return {"avatar_digest": header["avatar"], **header["notes"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: damaged playback file ({error})") from error
 
 
 def describe_track(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from flexavatar_cli.core.files import digest_bytes, replacing
 
 FORMAT_VERSION = 1
 HEADER = "flexavatar"  # the metadata key; a single one, because safetensors writes several in random order
+PLAYBACK_HEADER = "flexavatar-playback"  # the same of the low-rank basis that is kept beside an avatar
 LARGEST_FILE = 1 << 30  # bytes; an avatar code is 1 to 4 MB
 TEXTS = ("model", "model_digest", "head_model", "head_digest", "bias_sink", "tool_version")
 EXTRA = "extra."  # prefix of further arrays

@@ -22,7 +22,7 @@ from safetensors.numpy import save
 from torch import Tensor, nn
 
 from flexavatar_cli.core.attributes import TexelAttributes
-from flexavatar_cli.core.avatar import Avatar, parse_safetensors
+from flexavatar_cli.core.avatar import PLAYBACK_HEADER, Avatar, parse_safetensors
 from flexavatar_cli.core.errors import InputError, UsageError
 from flexavatar_cli.core.expression import ARKIT_NAMES, EXPRESSION_NAMES, INDEX
 from flexavatar_cli.core.files import replacing
@@ -32,7 +32,6 @@ from flexavatar_cli.stages.animation import CHUNK, Puppet, picture
 
 log = logging.getLogger(__name__)
 
-HEADER = "flexavatar-playback"  # the one metadata entry
 FORMAT_VERSION = 1
 SUFFIX = ".playback.safetensors"
 LARGEST_FILE = 1 << 28  # bytes
@@ -153,7 +152,7 @@ class Playback:
         header |= {"expression_names": list(self.expression_names), "notes": dict(self.notes)}
         content = save(
             {name: np.ascontiguousarray(array) for name, array in arrays.items()},
-            metadata={HEADER: json.dumps(header, sort_keys=True, allow_nan=False)},
+            metadata={PLAYBACK_HEADER: json.dumps(header, sort_keys=True, allow_nan=False)},
         )
         with replacing(path) as temporary:
             temporary.write_bytes(content)
@@ -166,7 +165,7 @@ class Playback:
         try:
             if path.stat().st_size > LARGEST_FILE:
                 raise InputError(f"{path}: not a playback file (too large)")
-            header, arrays = parse_safetensors(path.read_bytes(), HEADER)
+            header, arrays = parse_safetensors(path.read_bytes(), PLAYBACK_HEADER)
             return _from_parts(json.loads(header), arrays)
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error

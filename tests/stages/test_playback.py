@@ -10,6 +10,7 @@ import torch
 from safetensors.numpy import load, save
 
 from flexavatar_cli.cli.app import run
+from flexavatar_cli.core.avatar import PLAYBACK_HEADER
 from flexavatar_cli.core.errors import InputError, UsageError
 from flexavatar_cli.core.options import PlaybackOptions
 from flexavatar_cli.media.frames import open_frames
@@ -38,12 +39,12 @@ def parts(built, tmp_path):
     """Header and arrays of a good file, to be spoilt."""
     content = built.save(tmp_path / "good.playback.safetensors").read_bytes()
     length = int.from_bytes(content[:8], "little")
-    header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][playback.HEADER])
+    header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][PLAYBACK_HEADER])
     return header, load(content)
 
 
 def write(path, header, arrays):
-    path.write_bytes(save(arrays, metadata={playback.HEADER: json.dumps(header)}))
+    path.write_bytes(save(arrays, metadata={PLAYBACK_HEADER: json.dumps(header)}))
     return path
 
 
@@ -184,6 +185,8 @@ def test_render_fast_films_as_many_frames(tiny_model, grey_avatar, tmp_path, mon
     written = kept.read_bytes()
     assert run([*command, "--fast", "-o", "fast.mp4", "--overwrite", "-q"]) == 0
     assert kept.read_bytes() == written  # used, not made again
+    assert run(["info", str(kept), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["avatar_digest"] == grey_avatar.digest
     kept.write_bytes(b"PK\x03\x04 something else")
     assert run([*command, "--fast", "-o", "fast.mp4", "--overwrite", "-q"]) == 3
     assert "not a playback file" in capsys.readouterr().err
