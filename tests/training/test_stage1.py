@@ -61,7 +61,7 @@ def test_a_run_learns_stops_and_goes_on(head, pack_folder, card, tmp_path):
     trainer = Trainer(settings(), card, pack_folder, tmp_path / "run")
     seen: list[float] = []
     trainer.run(lambda step, terms: seen.append(terms["total"]))
-    assert len(seen) == trainer.step >= 2
+    assert len(seen) == trainer.step >= 1
     again = Trainer(settings(), card, pack_folder, tmp_path / "run")
     assert again.step == trainer.step
     for name, value in trainer.model.state_dict().items():
