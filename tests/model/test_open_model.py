@@ -61,7 +61,9 @@ def test_untrained_open_model_is_its_base_maps():
     assert out.color.shape == (1, len(kept), 3)
     torch.testing.assert_close(out.color[0], 0.5 + uv[0, :3].flatten(1).T[kept], atol=1e-5, rtol=0)
     displacement = smooth(uv[:, 3:4], 8, 4)[0].flatten(1).T[kept]
-    torch.testing.assert_close(out.offset[0, :, 2:], config.gaussians.displacement_unit * displacement, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        out.offset[0, :, 2:], config.gaussians.displacement_unit * displacement, atol=1e-6, rtol=0
+    )
     assert (out.offset[..., :2] == 0).all()
     assert (out.scale == 1).all()
     torch.testing.assert_close(out.opacity, torch.full_like(out.opacity, 0.99))
