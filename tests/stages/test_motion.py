@@ -1,5 +1,7 @@
 """The built-in motion, motion files and their transfer."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -127,3 +129,11 @@ def test_recoding_goes_by_name():
     assert (motion.recoded(code, ("a", "b"), ("b", "c", "a")) == [[2, 0, 1]]).all()
     with pytest.raises(InputError):
         motion.recoded(code, ("a", "b"), ("c",))
+
+
+def test_the_shipped_curves_are_the_built_in_motion():
+    """assets/demo_motion.csv, written with three decimals, reads back as what `render` plays without a driver."""
+    path = Path(__file__).parents[2] / "assets" / "demo_motion.csv"
+    shipped, built_in = motion.load_motion(path), motion.demo_motion()
+    assert shipped.fps == pytest.approx(built_in.fps)
+    np.testing.assert_allclose(shipped.expression_code[:, :52], built_in.expression_code[:, :52], atol=6e-4)
