@@ -122,9 +122,9 @@ def outline_correction(
         posed = head.vertices(torch.from_numpy(seen.identity), torch.from_numpy(seen.expression))
         outward = vertex_normals(head, posed).numpy().astype(np.float64)
     coarse, fine = head.texels(COARSE), head.texels(resolution)
-    start = _downsample(displacement, fine, coarse)
+    start = _resampled(displacement, fine, coarse)
     end = hull_displacement(matte, inside, seen.camera, posed.numpy().astype(np.float64), outward, head, start)
-    return _upsample(end - start, coarse, fine)
+    return _resampled(end - start, coarse, fine)
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def texel_visibility(
     vertices, outward = posed.numpy().astype(np.float64), vertex_outward.numpy().astype(np.float64)
     if displacement is None:
         hull = hull_displacement(matte, inside, camera, vertices, outward, head)
-        displacement = _upsample(hull, coarse, fine)
+        displacement = _resampled(hull, coarse, fine)
         lift = _at_vertices(hull, head, coarse)
     else:
         lift = _at_vertices(displacement, head, fine)
@@ -266,35 +266,27 @@ def _trusted_parts(head: HeadModel, grid: TexelGrid) -> np.ndarray:
     return (~blocked[grid.part.numpy()]).astype(np.float32)
 
 
-def _upsample(values: np.ndarray, coarse: TexelGrid, fine: TexelGrid) -> np.ndarray:
-    """Bilinear [N_fine] from [N_coarse], ignoring texels outside the charts."""
-    size = coarse.resolution
+def _weighted_picture(values: np.ndarray, grid: TexelGrid) -> np.ndarray:  # [N] -> [R, R, 2]
+    """Values, and 1 where there is one: filtered value over filtered weight ignores what lies outside the charts."""
+    size = grid.resolution
     picture = np.zeros((size * size, 2), np.float32)
-    index = coarse.index.numpy()
+    index = grid.index.numpy()
     picture[index, 0], picture[index, 1] = values, 1
-    big = cv2.resize(picture.reshape(size, size, 2), (fine.resolution,) * 2, interpolation=cv2.INTER_LINEAR)
-    big = big.reshape(-1, 2)[fine.index.numpy()]
-    return big[:, 0] / np.maximum(big[:, 1], 1e-3)
+    return picture.reshape(size, size, 2)
 
 
-def _downsample(values: np.ndarray, fine: TexelGrid, coarse: TexelGrid) -> np.ndarray:
-    """Mean [N_coarse] of the fine texels [N_fine] in each coarse one."""
-    size = fine.resolution
-    picture = np.zeros((size * size, 2), np.float32)
-    index = fine.index.numpy()
-    picture[index, 0], picture[index, 1] = values, 1
-    small = cv2.resize(picture.reshape(size, size, 2), (coarse.resolution,) * 2, interpolation=cv2.INTER_AREA)
-    small = small.reshape(-1, 2)[coarse.index.numpy()]
-    return small[:, 0] / np.maximum(small[:, 1], 1e-3)
+def _resampled(values: np.ndarray, source: TexelGrid, target: TexelGrid) -> np.ndarray:  # [N] -> [N']
+    """Texel values on a grid of another resolution: bilinear when it is finer, means when it is coarser."""
+    how = cv2.INTER_LINEAR if target.resolution > source.resolution else cv2.INTER_AREA
+    picture = cv2.resize(_weighted_picture(values, source), (target.resolution,) * 2, interpolation=how)
+    known = picture.reshape(-1, 2)[target.index.numpy()]
+    return known[:, 0] / np.maximum(known[:, 1], 1e-3)
 
 
 def _at_vertices(values: np.ndarray, head: HeadModel, grid: TexelGrid) -> np.ndarray:
     """[V] from texel values [N]: mean of the texels at the corners' UVs, zero where none is near."""
     size = grid.resolution
-    picture = np.zeros((size * size, 2), np.float32)
-    index = grid.index.numpy()
-    picture[index, 0], picture[index, 1] = values, 1
-    blurred = cv2.blur(picture.reshape(size, size, 2), (3, 3)).reshape(-1, 2)
+    blurred = cv2.blur(_weighted_picture(values, grid), (3, 3)).reshape(-1, 2)
     uv = np.clip((head.uv.numpy() * size).astype(int), 0, size - 1)
     at_uv = blurred[uv[:, 1] * size + uv[:, 0]]
     sums = np.zeros((len(head.template), 2))

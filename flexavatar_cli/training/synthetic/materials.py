@@ -16,7 +16,6 @@ from flexavatar_cli.heads.surface import frames, surface
 from flexavatar_cli.heads.texels import SKIN
 
 IRIS_RADIUS, PUPIL_RADIUS, LIMBUS = 0.0060, 0.0022, 0.0007  # metres from the optic axis
-MIN_CONFIDENCE = 0.05  # a texel seen less than this is painted with the rim colour
 
 
 @dataclass(frozen=True)
