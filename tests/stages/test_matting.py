@@ -5,7 +5,7 @@ import pytest
 from flexavatar_cli.core.errors import InputError, WeightsError
 from flexavatar_cli.core.options import MatteOptions
 from flexavatar_cli.media.frames import open_frames
-from flexavatar_cli.media.images import read_photo, resize, write_png
+from flexavatar_cli.media.images import composite, read_photo, resize, write_png
 from flexavatar_cli.media.video import write_video
 from flexavatar_cli.stages import matting
 from flexavatar_cli.stages.matting import guided_filter, matte, modnet, modnet_size, open_net, solve_symmetric, whole
@@ -84,6 +84,20 @@ def test_guided_filter_follows_the_edge_of_the_picture():
     assert (step.argmax(1) == 20 - 1 - 8).all()
     assert step.max(1).min() > 3 * np.abs(np.diff(coarse, axis=1)).max()
     np.testing.assert_allclose(guided_filter(guide, np.full((40, 40), 0.3, np.float32), 6, 1e-4), 0.3, atol=1e-4)
+
+
+def test_foreground_loses_the_old_background():
+    rows, columns = np.mgrid[:240, :240].astype(np.float32)
+    alpha = np.clip((columns - 80) / 6 + 0.2 * np.sin(rows / 2), 0, 1)
+    person = np.stack([0.3 + 0.1 * np.sin(columns / 9), 0.2 + rows / 1200, np.full_like(rows, 0.1)], -1)
+    green = np.float32([0, 0.8, 0.2])
+    rgb = composite(person, alpha, green)
+    front = matting.foreground(rgb, alpha)
+    soft = (alpha > 0.1) & (alpha < 0.999)
+    assert np.abs(front - person)[soft].mean() < 0.3 * np.abs(rgb - person)[soft].mean()
+    np.testing.assert_array_equal(front[alpha == 1], rgb[alpha == 1])
+    assert np.isfinite(matting.foreground(rgb, np.zeros_like(alpha))).all()
+    np.testing.assert_array_equal(matting.foreground(rgb, np.ones_like(alpha)), rgb)
 
 
 def test_symmetric_systems_are_solved():
