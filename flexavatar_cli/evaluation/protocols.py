@@ -137,8 +137,9 @@ class Bench:
                         on_step(done + step, options.steps * len(sinks))
 
                 with self.clock("fit"):
-                    fitter = fitting.Fitter(avatars[sink], observations, instruments, fit_options, self.seed, None)
-                    better = fitter.run(tick)
+                    better = fitting.fit_observations(
+                        avatars[sink], observations, instruments, fit_options, self.seed, tick
+                    )
                 bodies.append(ours(better, "fitted", instruments, names))
         return bodies
 

@@ -5,10 +5,10 @@ update; a token's step is proportional to how much it is seen (SharedAdam); hidd
 decode; and the ground colour is drawn anew in every step so that no Gaussian can pretend to be background.
 """
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,29 +16,22 @@ from torch import Tensor
 
 from flexavatar_cli.core.attributes import TexelAttributes
 from flexavatar_cli.core.avatar import Avatar
-from flexavatar_cli.core.camera import Camera
-from flexavatar_cli.core.files import digest_bytes, replacing
 from flexavatar_cli.core.gaussians import Gaussians
 from flexavatar_cli.core.options import FitOptions
 from flexavatar_cli.core.track import Track
-from flexavatar_cli.render import render
-from flexavatar_cli.stages.instruments import SINKS, Instruments
+from flexavatar_cli.stages.instruments import Instruments
 from flexavatar_cli.stages.observation import Observation, crop_observation, liftable
-from flexavatar_cli.stages.published_fitting import fit_published
-from flexavatar_cli.stages.rig import rig_anchor, rigged_gaussians, settled
+from flexavatar_cli.stages.optimisation import Objective, Optimisation
+from flexavatar_cli.stages.published_fitting import PublishedObjective
 from flexavatar_cli.stages.shots import Shot
 from flexavatar_cli.stages.similarity import structural_dissimilarity
 from flexavatar_cli.stages.static_encoding import observe
 
-log = logging.getLogger(__name__)
-
-FINAL_RATE = 5e-2  # of the first learning rate, end of the cosine
 # Share of a texel's own footprint that reaches the picture. Neighbours overlap, so a texel seen frontally has 0.28, one
 # behind a splat of opacity 0.99 at most 0.01.
 VISIBLE_SHARE = 0.09
 MOVING_SHARE = 0.03  # of the best texel of a token, below which the token stays
 VISIBILITY_VIEWS = 24  # observations that decide what is seen
-CHECKPOINT_STEPS = 100
 CACHED_REFERENCES = 200  # initial decodes kept; 57 k texels are 3 MB each
 
 # weights of the loss terms; the picture term is 0.8 L1 + 0.2 (1 - SSIM) as published (SPEC 11)
@@ -66,9 +59,22 @@ def fit(
     same result as without the kill.
     """
     observations = [seen for shot in shots for seen in observations_of(shot, instruments, options, len(shots))]
-    if instruments.static or options.preset == "paper":
-        return fit_published(avatar, observations, instruments, options, seed, on_step, checkpoint)
-    return Fitter(avatar, observations, instruments, options, seed, checkpoint).run(on_step)
+    return fit_observations(avatar, observations, instruments, options, seed, on_step, checkpoint)
+
+
+def fit_observations(
+    avatar: Avatar,
+    observations: Sequence[Observation],
+    instruments: Instruments,
+    options: FitOptions,
+    seed: int = 0,
+    on_step: Callable[[int, int], None] | None = None,
+    checkpoint: Path | None = None,
+) -> Avatar:
+    """`fit` for crops that are at hand: by the published objective for a static anchor or the preset, else by ours."""
+    published = instruments.static or options.preset == "paper"
+    objective: type[Objective] = PublishedObjective if published else RiggedObjective
+    return Optimisation(objective(avatar, observations, instruments, options, seed), checkpoint).run(on_step)
 
 
 def fitted_frames(track: Track, options: FitOptions, shots: int = 1) -> np.ndarray:
@@ -118,8 +124,8 @@ class SharedAdam:
         self.code.sub_(rate * mean / (square.sqrt() + self.epsilon))
 
 
-class Fitter:
-    """The optimisation's state: code, moments, references of hidden texels."""
+class RiggedObjective(Objective):
+    """Our own terms, for Gaussians that ride on the posed head: code, moments, references of hidden texels."""
 
     def __init__(
         self,
@@ -127,58 +133,34 @@ class Fitter:
         observations: Sequence[Observation],
         instruments: Instruments,
         options: FitOptions,
-        seed: int,
-        checkpoint: Path | None,
+        seed: int = 0,
     ) -> None:
-        avatar.require(instruments.model.digest, instruments.head.digest)
-        self.avatar, self.observations, self.options, self.seed = avatar, observations, options, seed
-        self.model, self.device, self.backend = instruments.model, instruments.device, instruments.backend
-        self.anchor = rig_anchor(instruments.head.to(self.device), self.model.resolution)
-        self.identity = torch.from_numpy(avatar.identity.copy()).to(self.device)
-        self.sink = torch.tensor([SINKS[avatar.bias_sink]], device=self.device)
-        self.start = torch.from_numpy(avatar.avatar_code.copy()).to(self.device)[None]
-        self.code = self.start.clone().requires_grad_(True)
+        super().__init__(avatar, observations, instruments, options, seed)
+        assert self.figure.anchor is not None
+        self.anchor = self.figure.anchor
         self.optimiser = SharedAdam(self.code)
         self.references: dict[int, TexelAttributes] = {}
-        self.step = 0
-        self.trace: list[float] = []
         share = self._visible_share()
         self.hidden = (1 - share / VISIBLE_SHARE).clamp(0, 1)
         self.moving = self._token_gate(share)
         grid = instruments.head.texels(self.model.resolution)
         free = torch.from_numpy(liftable(instruments.head, grid)).float().to(self.device)
         self.stiffness = LOOSE + (STIFF - LOOSE) * (1 - free)
-        self.checkpoint = checkpoint
-        self.key = self._key()
-        if checkpoint is not None and checkpoint.exists():
-            self._resume(checkpoint)
 
-    def run(self, on_step: Callable[[int, int], None] | None) -> Avatar:
-        """All remaining steps."""
-        steps = self.options.steps
-        while self.step < steps:
-            share = self.step / steps
-            rate = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * share))
-            self.trace.append(self._one_step(self.options.learning_rate * rate))
-            self.step += 1
-            if on_step is not None:
-                on_step(self.step, steps)
-            if self.checkpoint is not None and self.step % CHECKPOINT_STEPS == 0 and self.step < steps:
-                self._save(self.checkpoint)
-        tail = self.trace[-20:]
-        facts: dict[str, float] = {"steps": steps, "observations": len(self.observations), "seed": self.seed}
-        if tail:
-            facts["loss"] = round(float(np.mean(tail)), 6)
-        return self.avatar.with_code(self.code.detach()[0].cpu().numpy(), fit=facts)
-
-    def _one_step(self, rate: float) -> float:
-        generator = np.random.default_rng((self.seed, self.step))
-        number = int(generator.integers(len(self.observations)))
+    def advance(self, number: int, generator: np.random.Generator, share: float) -> float:
+        """One step of SharedAdam."""
         ground = torch.from_numpy(generator.uniform(0, 1, 3).astype(np.float32)).to(self.device)
+        loss = self.loss(number, ground)
+        (gradient,) = torch.autograd.grad(loss, self.code)
+        self.optimiser.step(gradient * self.moving, self.options.learning_rate * share)
+        return float(loss.detach())
+
+    def loss(self, number: int, ground: Tensor) -> Tensor:
+        """Picture, outline and what keeps the unseen, with observation `number` on the colour `ground` [3]."""
         seen = self.observations[number]
-        attributes = self._decode(self.code, seen)
-        picture, cover = self._render(attributes, seen, ground)
-        image, alpha, inside = (self._unit(value) for value in (seen.image, seen.alpha, seen.inside))
+        attributes = self.decode(self.code, self.expression(number))
+        picture, cover = self._render(attributes, number, ground)
+        image, alpha, inside = (self.unit(value) for value in (seen.image, seen.alpha, seen.inside))
         target = image + (1 - alpha[..., None]) * (ground - 1)  # the observation is composited on white
         # beyond the matte only the outline term speaks: colours there would chase the changing ground
         mask = (inside * (alpha > MATTE_FLOOR))[..., None]
@@ -186,10 +168,16 @@ class Fitter:
         structure = structural_dissimilarity(picture * mask, target * mask)
         outline = ((cover - alpha).abs() * inside).mean()
         loss = 0.8 * plain + 0.2 * structure + ALPHA_WEIGHT * outline
-        loss = loss + self._keep(attributes, self._reference(number, seen))
-        (gradient,) = torch.autograd.grad(loss, self.code)
-        self.optimiser.step(gradient * self.moving, rate)
-        return float(loss.detach())
+        return loss + self._keep(attributes, self._reference(number))
+
+    def state(self) -> dict[str, Any]:
+        """The optimiser's moments."""
+        return {"mean": self.optimiser.mean, "square": self.optimiser.square, "count": self.optimiser.count}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over the optimiser's moments."""
+        self.optimiser.mean, self.optimiser.square = state["mean"], state["square"]
+        self.optimiser.count = state["count"]
 
     def _keep(self, attributes: TexelAttributes, start: TexelAttributes) -> Tensor:
         """Hidden texels stay where and what they were; visible ones move smoothly and keep their size and opacity."""
@@ -214,26 +202,16 @@ class Fitter:
         flat = values.index_select(0, self.anchor.neighbours.reshape(-1))
         return flat.unflatten(0, (4, -1)).mean(0)
 
-    def _unit(self, picture: np.ndarray) -> Tensor:  # uint8 -> float32 in 0..1
-        return torch.from_numpy(picture).to(self.device).float() / 255
+    def _gaussians(self, attributes: TexelAttributes, number: int) -> Gaussians:
+        return self.figure.pose(attributes, self.expression(number))
 
-    def _decode(self, code: Tensor, seen: Observation) -> TexelAttributes:
-        expression = torch.from_numpy(seen.expression).to(self.device)
-        return settled(self.anchor, self.model.decode(code, expression[None], self.sink))
+    def _render(self, attributes: TexelAttributes, number: int, ground: Tensor) -> tuple[Tensor, Tensor]:
+        return self.render(self._gaussians(attributes, number), number, ground)
 
-    def _gaussians(self, attributes: TexelAttributes, seen: Observation) -> Gaussians:
-        expression = torch.from_numpy(seen.expression).to(self.device)
-        return rigged_gaussians(self.anchor, attributes, self.identity, expression)
-
-    def _render(self, attributes: TexelAttributes, seen: Observation, ground: Tensor) -> tuple[Tensor, Tensor]:
-        camera: Camera = seen.camera
-        rgb, alpha = render(self._gaussians(attributes, seen), camera, background=ground, backend=self.backend)
-        return rgb[0], alpha[0]
-
-    def _reference(self, number: int, seen: Observation) -> TexelAttributes:
+    def _reference(self, number: int) -> TexelAttributes:
         if number not in self.references:
             with torch.no_grad():
-                start = self._decode(self.start, seen)
+                start = self.decode(self.start, self.expression(number))
             if len(self.references) >= CACHED_REFERENCES:
                 return start
             self.references[number] = start
@@ -248,16 +226,16 @@ class Fitter:
         numbers = np.unique(np.linspace(0, count - 1, min(count, VISIBILITY_VIEWS)).astype(int))
         best = torch.zeros(len(self.model.texel_index), device=self.device)
         ground = torch.zeros(3, device=self.device)
-        for number in numbers:
+        for number in map(int, numbers):
             seen = self.observations[number]
             with torch.no_grad():
-                start = self._decode(self.start, seen)
+                start = self.decode(self.start, self.expression(number))
             color = start.color.clone().requires_grad_(True)
             changed = TexelAttributes(**(vars(start) | {"color": color}))
-            picture, _ = self._render(changed, seen, ground)
-            inside = self._unit(seen.inside)
+            picture, _ = self._render(changed, number, ground)
+            inside = self.unit(seen.inside)
             (gradient,) = torch.autograd.grad((picture[..., 0] * inside).sum(), color)
-            own = self._gaussians(start, seen)
+            own = self._gaussians(start, number)
             rotation, centre = (torch.from_numpy(seen.camera.cam2world[0, :3, at]).float() for at in (2, 3))
             depth = (own.positions - centre.to(self.device)) @ rotation.to(self.device)
             scale = float(seen.camera.intrinsics[0, 0, 0]) / depth.clamp_min(0.05)
@@ -273,26 +251,3 @@ class Fitter:
         tokens = math.isqrt(self.start.shape[1])
         pooled = torch.nn.functional.max_pool2d(picture.reshape(1, 1, side, side), side // tokens)
         return pooled.reshape(1, -1, 1)
-
-    def _key(self) -> str:
-        first, last = self.observations[0], self.observations[-1]
-        parts = [self.avatar.digest, repr(self.options), str(self.seed), str(len(self.observations))]
-        pictures = [np.ascontiguousarray(seen.image).tobytes() for seen in (first, last)]
-        return digest_bytes(*(part.encode() for part in parts), *pictures)
-
-    def _save(self, path: Path) -> None:
-        state = {"key": self.key, "step": self.step, "code": self.code.detach(), "trace": self.trace}
-        state |= {"mean": self.optimiser.mean, "square": self.optimiser.square, "count": self.optimiser.count}
-        with replacing(path) as temporary:
-            torch.save(state, temporary)
-
-    def _resume(self, path: Path) -> None:
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if state.get("key") != self.key:
-            return
-        with torch.no_grad():
-            self.code.copy_(state["code"])
-        self.optimiser.mean, self.optimiser.square = state["mean"], state["square"]
-        self.optimiser.count = state["count"]
-        self.step, self.trace = state["step"], state["trace"]
-        log.info("fitting goes on at step %d", self.step)

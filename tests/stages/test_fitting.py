@@ -11,8 +11,9 @@ from flexavatar_cli.core.track import Track
 from flexavatar_cli.render import render
 from flexavatar_cli.stages import animation
 from flexavatar_cli.stages.encoding import best_frame
-from flexavatar_cli.stages.fitting import Fitter, SharedAdam, fitted_frames
+from flexavatar_cli.stages.fitting import RiggedObjective, SharedAdam, fitted_frames
 from flexavatar_cli.stages.observation import Observation
+from flexavatar_cli.stages.optimisation import Optimisation
 
 SIZE = 96
 
@@ -54,14 +55,14 @@ def _centre() -> np.ndarray:
     return matrix
 
 
-def fitter(avatar, observation, instruments, steps: int = 12, checkpoint=None) -> Fitter:
+def optimisation(avatar, observation, instruments, steps: int = 12, checkpoint=None) -> Optimisation:
     options = FitOptions(steps=steps, learning_rate=3e-2)
-    return Fitter(avatar, [observation], instruments, options, 0, checkpoint)
+    return Optimisation(RiggedObjective(avatar, [observation], instruments, options), checkpoint)
 
 
 def test_the_loss_falls_and_the_picture_turns_red(avatar, observation, instruments):
-    work = fitter(avatar, observation, instruments, 30)
-    fitted = work.run(None)
+    work = optimisation(avatar, observation, instruments, 30)
+    fitted = work.run()
     assert np.mean(work.trace[-3:]) < 0.8 * work.trace[0]
     before, after = (
         render(animation.gaussians(a, instruments, observation.expression), observation.camera)[0][0].numpy()
@@ -72,9 +73,9 @@ def test_the_loss_falls_and_the_picture_turns_red(avatar, observation, instrumen
 
 
 def test_hidden_tokens_do_not_move(avatar, observation, instruments):
-    work = fitter(avatar, observation, instruments, 4)
-    moved = np.abs(work.run(None).avatar_code - avatar.avatar_code).max(1) > 0
-    gate = work.moving[0, :, 0].numpy() > 0
+    work = optimisation(avatar, observation, instruments, 4)
+    moved = np.abs(work.run().avatar_code - avatar.avatar_code).max(1) > 0
+    gate = work.objective.moving[0, :, 0].numpy() > 0
     assert gate.any()
     assert not gate.all()
     assert not moved[~gate].any()
@@ -82,8 +83,8 @@ def test_hidden_tokens_do_not_move(avatar, observation, instruments):
 
 
 def test_a_killed_fit_goes_on_to_the_same_result(avatar, observation, instruments, tmp_path, monkeypatch):
-    monkeypatch.setattr("flexavatar_cli.stages.fitting.CHECKPOINT_STEPS", 3)
-    whole = fitter(avatar, observation, instruments, 7).run(None)
+    monkeypatch.setattr("flexavatar_cli.stages.optimisation.CHECKPOINT_STEPS", 3)
+    whole = optimisation(avatar, observation, instruments, 7).run()
     path = tmp_path / "fit.ckpt"
 
     def killed(done: int, _: int) -> None:
@@ -91,17 +92,17 @@ def test_a_killed_fit_goes_on_to_the_same_result(avatar, observation, instrument
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fitter(avatar, observation, instruments, 7, path).run(killed)
-    resumed = fitter(avatar, observation, instruments, 7, path)
+        optimisation(avatar, observation, instruments, 7, path).run(killed)
+    resumed = optimisation(avatar, observation, instruments, 7, path)
     assert resumed.step == 3
-    np.testing.assert_array_equal(resumed.run(None).avatar_code, whole.avatar_code)
+    np.testing.assert_array_equal(resumed.run().avatar_code, whole.avatar_code)
 
 
 def test_a_checkpoint_of_another_fit_is_not_used(avatar, observation, instruments, tmp_path, monkeypatch):
-    monkeypatch.setattr("flexavatar_cli.stages.fitting.CHECKPOINT_STEPS", 1)
+    monkeypatch.setattr("flexavatar_cli.stages.optimisation.CHECKPOINT_STEPS", 1)
     path = tmp_path / "fit.ckpt"
-    fitter(avatar, observation, instruments, 3, path).run(None)
-    assert fitter(avatar, observation, instruments, 4, path).step == 0
+    optimisation(avatar, observation, instruments, 3, path).run()
+    assert optimisation(avatar, observation, instruments, 4, path).step == 0
 
 
 def test_shared_adam_steps_by_visibility():

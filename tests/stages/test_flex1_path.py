@@ -15,7 +15,8 @@ from flexavatar_cli.core.track import Track
 from flexavatar_cli.media.frame_files import TrackedFrame
 from flexavatar_cli.stages import image_features, pipeline, published
 from flexavatar_cli.stages.animation import puppet
-from flexavatar_cli.stages.published_fitting import PublishedFitter, cosine_rate
+from flexavatar_cli.stages.optimisation import Optimisation, rate_share
+from flexavatar_cli.stages.published_fitting import CODE_RATE, PublishedObjective
 from flexavatar_cli.stages.workfolder import WorkFolder
 
 FEATURES = 24  # channels
@@ -124,7 +125,7 @@ def test_a_photo_becomes_an_avatar_and_a_film(made, instruments):
 
 
 def test_the_published_schedule_is_kept():
-    rates = [cosine_rate(step, 200) for step in (0, 100, 199)]
+    rates = [CODE_RATE * rate_share(step, 200) for step in (0, 100, 199)]
     assert rates[:2] == pytest.approx([1e-2, 5.25e-3])
     assert 5e-4 < rates[2] < 6e-4
 
@@ -134,35 +135,40 @@ def test_the_paper_preset_moves_the_code_alone(made, shot, instruments):
 
     seen = list(observations_of(shot, instruments, FitOptions()))
     avatar = Avatar.load(made.encoded)
-    paper = PublishedFitter(avatar, seen, instruments, FitOptions(steps=4, preset="paper"), 0, None)
-    ours = PublishedFitter(avatar, seen, instruments, FitOptions(steps=4), 0, None)
-    assert paper.offsets.shape == (1, 0)
-    first = float(paper.loss(seen[0], 0).detach())
-    assert float(ours.loss(seen[0], 0).detach()) == pytest.approx(first)
-    paper.run(None)
-    ours.run(None)
-    assert ours.offsets.abs().max() > 0, "expression coefficients move with it"
+    paper, ours = (
+        Optimisation(PublishedObjective(avatar, seen, instruments, FitOptions(steps=4, preset=preset)))
+        for preset in ("paper", "default")
+    )
+    assert paper.objective.offsets.shape == (1, 0)
+    first = float(paper.objective.loss(0).detach())
+    assert float(ours.objective.loss(0).detach()) == pytest.approx(first)
+    paper.run()
+    ours.run()
+    assert ours.objective.offsets.abs().max() > 0, "expression coefficients move with it"
     assert min(paper.trace[-1], ours.trace[-1]) < first
 
 
 def test_a_killed_fit_goes_on_to_the_same_result(made, shot, instruments, tmp_path, monkeypatch):
-    from flexavatar_cli.stages import published_fitting
     from flexavatar_cli.stages.fitting import observations_of
 
-    monkeypatch.setattr(published_fitting, "CHECKPOINT_STEPS", 2)
+    monkeypatch.setattr("flexavatar_cli.stages.optimisation.CHECKPOINT_STEPS", 2)
     seen = list(observations_of(shot, instruments, FitOptions()))
     avatar, options, path = Avatar.load(made.encoded), FitOptions(steps=4), tmp_path / "fit.checkpoint"
-    whole = PublishedFitter(avatar, seen, instruments, options, 1, None).run(None)
+
+    def optimisation(checkpoint: Path | None = None) -> Optimisation:
+        return Optimisation(PublishedObjective(avatar, seen, instruments, options, 1), checkpoint)
+
+    whole = optimisation().run()
 
     def kill(done: int, total: int) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        PublishedFitter(avatar, seen, instruments, options, 1, path).run(kill)
-    again = PublishedFitter(avatar, seen, instruments, options, 1, path)
+        optimisation(path).run(kill)
+    again = optimisation(path)
     assert again.step == 2
-    assert np.array_equal(again.run(None).avatar_code, whole.avatar_code)
+    assert np.array_equal(again.run().avatar_code, whole.avatar_code)
 
 
 def test_a_folder_of_frames_drives_it(made, job, shot, instruments, tmp_path):
