@@ -15,21 +15,15 @@ from flexavatar_cli.heads.surface import surface, vertex_normals
 from flexavatar_cli.heads.texels import TexelGrid
 from flexavatar_cli.media.images import to_uint8
 from flexavatar_cli.render.mesh import rasterize_mesh
+from flexavatar_cli.stages.hull import MATTE_EDGE, at_texels, at_vertices, hull_displacement
 
 CROP_BOTTOM = -0.20  # metres, head space: lower edge of the crop
 CROP_TOP = 0.20  # upper edge unless hair or a hat reaches higher
 CROP_HIGHEST = 0.30
-MATTE_EDGE = 0.5
 SOLID = 0.75  # alpha under which a pixel is too much background to be read as the head's colour
-HULL_REACH = 0.12  # metres a rim texel may be moved outwards to meet the matte
-HULL_ROUNDS = 6
-RIM_COSINE = 0.6  # |normal . view| below which a texel is on the rim
 DEPTH_TOLERANCE = 0.004  # metres between a texel and the nearest surface for it to count as seen
 SEEN_COSINES = (0.15, 0.45)  # a photo texel fades in between these facing cosines
-HULL_RADIUS = 0.025  # metres; measured rims are blended over about this distance
-CHIN = -0.07  # metres, head space
 ERODED = 128  # one texel in so many is lost along the border of what is seen (2 texels of 256)
-COARSE = 64  # the hull is computed at this texel resolution
 
 
 @dataclass(frozen=True)
@@ -121,10 +115,10 @@ def outline_correction(
     with torch.no_grad():
         posed = head.vertices(torch.from_numpy(seen.identity), torch.from_numpy(seen.expression))
         outward = vertex_normals(head, posed).numpy().astype(np.float64)
-    coarse, fine = head.texels(COARSE), head.texels(resolution)
-    start = _resampled(displacement, fine, coarse)
+    grid = head.texels(resolution)
+    start = at_vertices(displacement, head, grid)
     end = hull_displacement(matte, inside, seen.camera, posed.numpy().astype(np.float64), outward, head, start)
-    return _resampled(end - start, coarse, fine)
+    return at_texels(end - start, grid)
 
 
 @dataclass(frozen=True)
@@ -152,17 +146,16 @@ def texel_visibility(
         posed = head.vertices(
             torch.as_tensor(np.asarray(identity, np.float32)), torch.as_tensor(np.asarray(expression, np.float32))
         )
-        coarse, fine = head.texels(COARSE), head.texels(resolution)
+        fine = head.texels(resolution)
         points = surface(fine, posed).numpy().astype(np.float64)
         vertex_outward = vertex_normals(head, posed)
         normals = torch.nn.functional.normalize(surface(fine, vertex_outward), dim=-1).numpy().astype(np.float64)
     vertices, outward = posed.numpy().astype(np.float64), vertex_outward.numpy().astype(np.float64)
     if displacement is None:
-        hull = hull_displacement(matte, inside, camera, vertices, outward, head)
-        displacement = _resampled(hull, coarse, fine)
-        lift = _at_vertices(hull, head, coarse)
+        lift = hull_displacement(matte, inside, camera, vertices, outward, head)
+        displacement = at_texels(lift, fine)
     else:
-        lift = _at_vertices(displacement, head, fine)
+        lift = at_vertices(displacement, head, fine)
     displaced = points + normals * displacement[:, None]
     mesh = vertices + outward * lift[:, None]
     height, width = matte.shape
@@ -185,113 +178,10 @@ def texel_visibility(
     return TexelVisibility(pixels, seen, np.clip(facing, 0, 1).astype(np.float32), displacement.astype(np.float32))
 
 
-def hull_displacement(
-    matte: np.ndarray,  # [S, S]
-    inside: np.ndarray,  # [S, S]
-    camera: Camera,
-    vertices: np.ndarray,  # [V, 3] posed
-    normals: np.ndarray,  # [V, 3] smoothed
-    head: HeadModel,
-    start: np.ndarray | None = None,  # [N] metres, the displacement to improve; None = the bare head
-) -> np.ndarray:  # [N] metres, at the COARSE texels
-    """How far the surface must move along its normals so that its outline meets the matte's.
-
-    A few rounds: texels on the outline of the displaced mesh measure their distance to the matte's edge, and the
-    correction is spread over the surface by inverse distances; the face, and what is seen frontally below the chin,
-    pull it to zero.
-    """
-    grid = head.texels(COARSE)
-    skin = liftable(head, grid)
-    corners, bary = grid.corners.numpy(), grid.bary.numpy()[..., None]
-    points = (vertices[corners] * bary).sum(1)
-    texel_normals = (normals[corners] * bary).sum(1)
-    texel_normals /= np.linalg.norm(texel_normals, axis=1, keepdims=True)
-    view = camera.cam2world[0, :3, 3] - points
-    view /= np.linalg.norm(view, axis=1, keepdims=True)
-    cosine = (texel_normals * view).sum(1)
-    height, width = matte.shape
-    metres = float(np.linalg.norm(camera.cam2world[0, :3, 3])) / camera.intrinsics[0, 1, 1]  # per pixel
-    edge = _signed_distance(matte > MATTE_EDGE)
-    anchored = ((cosine > 0.5) & (skin < 0.5)) | ((cosine > 0.75) & (points[:, 1] < CHIN))
-    anchor = np.nonzero(anchored)[0][::3]
-    floor = np.where(points[:, 1] < CHIN, -0.03, -0.012)
-    displacement = np.zeros(len(points)) if start is None else start.astype(np.float64)
-    faces = head.faces.numpy()
-    for _ in range(HULL_ROUNDS):
-        mesh = vertices + normals * _at_vertices(displacement, head, grid)[:, None]
-        pixels, depth = camera.project(mesh)
-        covered, _, _ = rasterize_mesh(pixels[0], depth[0], faces, height, width)
-        outline = np.abs(_signed_distance(covered >= 0)) < 2.5
-        at = camera.project(points + texel_normals * displacement[:, None])[0][0]
-        column, row = at[:, 0].astype(int), at[:, 1].astype(int)
-        within = (column >= 2) & (column < width - 2) & (row >= 2) & (row < height - 2)
-        column, row = np.clip(column, 0, width - 1), np.clip(row, 0, height - 1)
-        rim = within & outline[row, column] & (np.abs(cosine) < RIM_COSINE) & (skin > 0.3) & (inside[row, column] > 0.5)
-        rim = np.nonzero(rim)[0]
-        if len(rim) == 0:
-            break
-        wanted = -edge[row[rim], column[rim]] * metres
-        sources = np.concatenate([rim, anchor])
-        values = np.concatenate([np.clip(wanted, -0.03, 0.05), np.zeros(len(anchor))])
-        weight = np.concatenate([np.ones(len(rim)), np.full(len(anchor), 0.15)])
-        sites = points[sources]
-        squared = (points**2).sum(1)[:, None] + (sites**2).sum(1)[None] - 2 * points @ sites.T
-        kernel = weight / (squared + HULL_RADIUS**2) ** 2
-        displacement = displacement + (kernel @ values) / kernel.sum(1) * np.clip(skin * 1.25, 0, 1)
-        displacement = np.clip(displacement, floor, HULL_REACH)
-    return displacement
-
-
-def _signed_distance(mask: np.ndarray) -> np.ndarray:
-    """Pixels to the edge of `mask` [H, W], negative inside."""
-    inner = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
-    outer = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 3)
-    return np.where(mask, 0.5 - inner, outer - 0.5)
-
-
-def liftable(head: HeadModel, grid: TexelGrid) -> np.ndarray:
-    """Weight [N] of texels that may be lifted: scalp, neck, bust and the far sides of the face, not its mask."""
-    names = head.part_names
-    lifted = np.array([name in ("scalp", "neck", "bust") for name in names])[grid.part.numpy()]
-    points = surface(grid, head.template).numpy()
-    face = np.array([name == "face" for name in names])[grid.part.numpy()]
-    side = np.clip((0.055 - points[:, 2]) / 0.04, 0, 1) * face  # z of the template: 0.055 temples, 0.015 ears
-    below = np.clip((-0.07 - points[:, 1]) / 0.02, 0, 1) * face * (points[:, 2] < 0.075)
-    return np.maximum(lifted.astype(np.float64), np.maximum(side, below))
-
-
 def _trusted_parts(head: HeadModel, grid: TexelGrid) -> np.ndarray:
     """1 for parts whose photo pixels are theirs; the mouth's inside is too easily confused with lips."""
     blocked = np.array([name in ("mouth_socket", "gums", "tongue", "eye_sockets") for name in head.part_names])
     return (~blocked[grid.part.numpy()]).astype(np.float32)
-
-
-def _weighted_picture(values: np.ndarray, grid: TexelGrid) -> np.ndarray:  # [N] -> [R, R, 2]
-    """Values, and 1 where there is one: filtered value over filtered weight ignores what lies outside the charts."""
-    size = grid.resolution
-    picture = np.zeros((size * size, 2), np.float32)
-    index = grid.index.numpy()
-    picture[index, 0], picture[index, 1] = values, 1
-    return picture.reshape(size, size, 2)
-
-
-def _resampled(values: np.ndarray, source: TexelGrid, target: TexelGrid) -> np.ndarray:  # [N] -> [N']
-    """Texel values on a grid of another resolution: bilinear when it is finer, means when it is coarser."""
-    how = cv2.INTER_LINEAR if target.resolution > source.resolution else cv2.INTER_AREA
-    picture = cv2.resize(_weighted_picture(values, source), (target.resolution,) * 2, interpolation=how)
-    known = picture.reshape(-1, 2)[target.index.numpy()]
-    return known[:, 0] / np.maximum(known[:, 1], 1e-3)
-
-
-def _at_vertices(values: np.ndarray, head: HeadModel, grid: TexelGrid) -> np.ndarray:
-    """[V] from texel values [N]: mean of the texels at the corners' UVs, zero where none is near."""
-    size = grid.resolution
-    blurred = cv2.blur(_weighted_picture(values, grid), (3, 3)).reshape(-1, 2)
-    uv = np.clip((head.uv.numpy() * size).astype(int), 0, size - 1)
-    at_uv = blurred[uv[:, 1] * size + uv[:, 0]]
-    sums = np.zeros((len(head.template), 2))
-    np.add.at(sums, head.faces.numpy().ravel(), at_uv[head.faces_uv.numpy().ravel()])
-    return sums[:, 0] / np.maximum(sums[:, 1], 1e-6)
 
 
 def _surface_normals(displaced: np.ndarray, normals: np.ndarray, grid: TexelGrid) -> np.ndarray:

@@ -17,7 +17,7 @@ from flexavatar_cli.core.gaussians import Gaussians, quaternion
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.heads.surface import frames, surface
 from flexavatar_cli.heads.texels import SKIN, TexelGrid
-from flexavatar_cli.stages.observation import liftable
+from flexavatar_cli.stages.hull import liftable
 
 SIZE_SHARE = 0.75  # sigma per texel step: .7 leaves .5 % see-through, 1.0 bleeds over the nose edge (recipe, section 3)
 THICKNESS = 0.3  # sigma along the normal per smaller in-plane sigma

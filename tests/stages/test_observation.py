@@ -8,7 +8,8 @@ from flexavatar_cli.core.camera import Camera, look_at
 from flexavatar_cli.heads import load_head
 from flexavatar_cli.heads.surface import surface, vertex_normals
 from flexavatar_cli.render.mesh import rasterize_mesh
-from flexavatar_cli.stages.observation import head_crop, hull_displacement, texel_visibility
+from flexavatar_cli.stages.hull import at_texels, at_vertices, hull_displacement
+from flexavatar_cli.stages.observation import head_crop, texel_visibility
 
 SIZE = 256
 RESOLUTION = 128
@@ -70,8 +71,7 @@ def test_hair_of_three_centimetres_is_found(head):
     camera = front()
     matte = silhouette(head, camera, 0.03)
     hull = hull_of(head, matte, camera)
-    grid = head.texels(64)
-    points = surface(grid, head.template).numpy()
+    points = head.template.numpy()
     crown = (points[:, 1] > 0.10) & (np.abs(points[:, 2]) < 0.03)
     assert hull[crown].mean() == pytest.approx(0.03, abs=0.008)
     face = (points[:, 2] > 0.08) & (points[:, 1] < 0.06) & (points[:, 1] > -0.06)
@@ -82,6 +82,24 @@ def hull_of(head, matte: np.ndarray, camera: Camera) -> np.ndarray:
     normals = vertex_normals(head, head.template).numpy().astype(np.float64)
     vertices = head.template.numpy().astype(np.float64)
     return hull_displacement(matte, np.ones_like(matte), camera, vertices, normals, head)
+
+
+def test_the_hull_of_a_thin_plume_is_no_spike(head):
+    camera = front()
+    matte = silhouette(head, camera)
+    column, row = (int(value) for value in camera.project(np.array([[0.0, 0.14, 0.0]]))[0][0, 0])
+    matte[row - 40 : row, column - 2 : column + 3] = 1
+    hull = hull_of(head, matte, camera)
+    neighbours = [np.ptp(hull[corners]) for corners in head.faces.numpy()[head.face_part.numpy() < 4]]
+    assert max(neighbours) < 0.01
+
+
+def test_vertex_values_survive_the_way_over_texels(head):
+    grid = head.texels(256)
+    values = head.template[:, 1].numpy().astype(np.float64)
+    back = at_vertices(at_texels(values, grid), head, grid)
+    skin = np.unique(head.faces.numpy()[head.face_part.numpy() < 4])
+    assert np.abs(back - values)[skin].mean() < 0.001
 
 
 def test_the_crop_keeps_its_scale_and_reaches_higher_hair():
