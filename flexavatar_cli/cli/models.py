@@ -1,9 +1,11 @@
-"""`flexavatar models`: what weights there are, where they come from, what their licences allow; fetch, add, verify."""
+"""`flexavatar models`: what weights there are, where from, what their licences allow; get, verify, convert them."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from flexavatar_cli.cli.parameters import Overwrite
 
 Name = Annotated[str, typer.Argument(help="flex-1, dinov2, modnet, ...: see `models list`.")]
 Accept = Annotated[bool, typer.Option("--accept-licence", help="You have read the licence and accept it.")]
@@ -170,10 +172,57 @@ def verify(
         raise WeightsError("; ".join(bad))
 
 
+def convert(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="The published checkpoint (.pt), or the folder with it.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The model folder to write, for --model.")],
+    template: Annotated[
+        Path | None, typer.Option("--template", help="The head template (.obj); without it, the one beside IN.")
+    ] = None,
+    model: Annotated[str, typer.Option("--model", help="The model that the checkpoint is of.")] = "flex-1",
+    overwrite: Overwrite = False,
+) -> None:
+    """Rewrite a published checkpoint as safetensors: a model folder that needs no pickle and loads faster."""
+    from flexavatar_cli.cli.console import report
+    from flexavatar_cli.cli.outputs import claim
+    from flexavatar_cli.core.errors import InputError, UsageError, WeightsError
+    from flexavatar_cli.model import convert_release
+    from flexavatar_cli.model.config import read_card
+    from flexavatar_cli.stages.instruments import model_folder
+    from flexavatar_cli.weights import model_cache
+
+    card = read_card(model_folder(model) / "model.yaml")
+    if card.weights.layout != "release" or card.template is None:
+        raise UsageError(f"--model {model}: not a published checkpoint; its weights are safetensors already")
+    checkpoint = source / card.weights.file if source.is_dir() else source
+    if not checkpoint.is_file():
+        raise InputError(f"{checkpoint}: not there")
+    places = (
+        [template]
+        if template
+        else [folder / card.template.file for folder in (checkpoint.parent, model_cache() / model)]
+    )
+    surface = next((path for path in places if path.is_file()), None)
+    if surface is None:
+        raise WeightsError(f"{' and '.join(map(str, places))}: not there; name the head template with --template")
+    written, unused = convert_release(checkpoint, surface, card, claim(output, overwrite))
+    report(
+        {
+            "model": output,
+            "weights": output / written.weights.file,
+            "sha256": written.weights.sha256,
+            "bytes": (output / written.weights.file).stat().st_size,
+            "left_out": unused,
+        },
+        f"{output / written.weights.file}: {len(unused)} tensors without effect left out; use it with --model {output}",
+    )
+
+
 def register(app: typer.Typer) -> None:
     """Add the command and its verbs."""
-    verbs = type(app)(help="Weights and head models: list, pull, add, verify.", no_args_is_help=True)
+    verbs = type(app)(help="Weights and head models: list, pull, add, verify, convert.", no_args_is_help=True)
     verbs.command("list")(show)
-    for verb in (pull, add, verify):
+    for verb in (pull, add, verify, convert):
         verbs.command()(verb)
     app.add_typer(verbs, name="models")

@@ -1,6 +1,7 @@
 """The network: `load_model(folder) -> AvatarModel`, driven by `model.yaml`."""
 
 from flexavatar_cli.model.config import ModelCard, ModelConfig
+from flexavatar_cli.model.conversion import convert_release
 from flexavatar_cli.model.encoder import plucker_map
 from flexavatar_cli.model.loading import load_model
 from flexavatar_cli.model.network import AvatarModel
@@ -11,6 +12,7 @@ __all__ = [
     "ModelCard",
     "ModelConfig",
     "Template",
+    "convert_release",
     "load_model",
     "plucker_map",
     "template_from_obj",

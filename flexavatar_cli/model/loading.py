@@ -134,7 +134,7 @@ def load_model(folder: Path | str, template: Template | None = None, pulled: Pat
     folder = Path(folder)
     card = read_card(folder / "model.yaml")
     digest = _verified(folder, card.weights, pulled)
-    state = _tensors(_place(folder, card.weights, pulled))
+    state = read_tensors(_place(folder, card.weights, pulled))
     stored = _stored_template(state, card)
     if template is None and card.template is not None:
         _verified(folder, card.template, pulled)
@@ -174,8 +174,8 @@ def _verified(folder: Path, file: WeightsFile, pulled: Path | None = None) -> st
     return digest
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    """The flat name -> tensor mapping in a safetensors file or a weights-only torch archive."""
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The flat name -> tensor mapping in a safetensors file or a weights-only torch archive. Raises WeightsError."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

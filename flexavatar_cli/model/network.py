@@ -169,20 +169,20 @@ class AvatarModel(nn.Module):
             return self.file_digest
         return hashlib.sha256(self._bytes()).hexdigest()
 
-    def _bytes(self) -> bytes:
-        half = {name: value.detach().cpu().half().contiguous() for name, value in self.state_dict().items()}
+    def _bytes(self, precision: torch.dtype = torch.float16) -> bytes:
+        state = {name: value.detach().cpu().to(precision).contiguous() for name, value in self.state_dict().items()}
         surface = {
             "template.texel_index": self.texel_index.cpu().int(),
             "template.query_positions": self.query_positions.cpu().float(),
         }
         if self.base_positions is not None and self.config.anchor == "static":
             surface["template.base_positions"] = self.base_positions.cpu().float()
-        return safetensors_bytes(half | surface)
+        return safetensors_bytes(state | surface)
 
-    def save(self, folder: Path) -> ModelCard:
-        """Write `model.yaml` and the weights (safetensors, float16, with the template) to `folder`; its card."""
+    def save(self, folder: Path, precision: torch.dtype = torch.float16) -> ModelCard:
+        """Write `model.yaml` and the weights (safetensors, with the template) to `folder`; its card."""
         folder = Path(folder)
-        content = self._bytes()
+        content = self._bytes(precision)
         file = WeightsFile(f"{self.card.name}.safetensors", hashlib.sha256(content).hexdigest(), self.card.weights.url)
         card = replace(self.card, weights=file, template=None)
         with replacing(folder / file.file) as target:

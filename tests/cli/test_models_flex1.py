@@ -75,6 +75,16 @@ def test_hostile_files_do_not_run_and_are_named(cache, tmp_path, capsys):
     (tmp_path / "frames").mkdir()
     torch.save({"flame": Evil(mark)}, tmp_path / "frames" / "evil.frame")
     np.save(tmp_path / "evil.npy", np.array([Evil(mark)], object))
+    converted = ["models", "convert", str(folder), "-o", str(tmp_path / "out")]
+    assert run(converted) == 4
+    assert "gghead_template.obj: not there; name the head template with --template" in capsys.readouterr().err
+    (folder / "gghead_template.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 0 1\nf 1/1 2/2 3/3\n")
+    assert run(converted) == 4
+    assert "ckpt-900k.pt: not readable as weights" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert run(["models", "convert", str(tmp_path / "none.pt"), "-o", str(tmp_path / "out")]) == 3
+    assert run(["models", "convert", str(folder), "-o", str(tmp_path / "out"), "--model", "open-1"]) == 2
+    capsys.readouterr()
     cases = {
         "ckpt-900k.pt": (4, ["encode", str(tmp_path / "evil.npy"), "--model", str(folder), "-o", str(tmp_path / "x")]),
         "evil.pkl": (4, ["models", "add", "flame", str(tmp_path / "evil.pkl")]),

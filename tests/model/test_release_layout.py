@@ -7,7 +7,15 @@ import torch
 import yaml
 
 from flexavatar_cli.core.errors import WeightsError
-from flexavatar_cli.model import AvatarModel, ModelConfig, Template, load_model, plucker_map, template_from_obj
+from flexavatar_cli.model import (
+    AvatarModel,
+    ModelConfig,
+    Template,
+    convert_release,
+    load_model,
+    plucker_map,
+    template_from_obj,
+)
 from flexavatar_cli.model.config import (
     DecoderConfig,
     GaussiansConfig,
@@ -173,3 +181,22 @@ def test_the_card_of_the_tiny_network_is_plain_yaml():
 
 def test_sphere_template_keeps_all_texels():
     assert len(Template.sphere(16, 4).texel_index) == 256
+
+
+def test_a_checkpoint_is_converted_to_safetensors_bit_by_bit(tmp_path, obj, state, hashed):
+    card = ModelCard("tiny", weights=WeightsFile("w.pt", layout="release"), template=WeightsFile("o"), network=TINY)
+    torch.save(state, tmp_path / "w.pt")
+    written, unused = convert_release(tmp_path / "w.pt", obj, card, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.yaml", "tiny.safetensors"}
+    assert (written.weights.layout, written.template) == ("native", None)
+    again, model = load_model(tmp_path / "out"), AvatarModel(TINY, template_from_obj(obj, 32, 4))
+    assert load_release_state(model, state) == unused
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    for mine, other in zip(run(model, hashed), run(again, hashed), strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-6)
+    (tmp_path / "bad.pt").write_bytes(b"PK")
+    torch.save(state | {"_extra.weight": torch.zeros(1)}, tmp_path / "more.pt")
+    for name, words in (("bad.pt", "not readable"), ("more.pt", r"unknown: _extra\.weight")):
+        with pytest.raises(WeightsError, match=f"{name}.*{words}"):
+            convert_release(tmp_path / name, obj, card, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
