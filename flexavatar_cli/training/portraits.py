@@ -41,15 +41,15 @@ def prepare_portraits(data: Path, pack: Path, limit: int, on_step: Callable[[int
     boxes = {str(name): box for name, box in zip(annotations["id"], annotations["valid_box"], strict=True)}
     head, net = load_head(), open_net()
     rows: list[dict[str, np.ndarray]] = []
-    with tarfile.open(data / "portraits_256.tar") as archive:
+    with tarfile.open(data / "portraits_256.tar") as small, tarfile.open(data / "portraits_512.tar") as large:
+        sharp = set(large.getnames())
         for done, name in enumerate(names):
-            stream = archive.extractfile(f"portraits_256/{name}.jpg")
-            if stream is not None:
-                rgb = np.asarray(Image.open(io.BytesIO(stream.read())).convert("RGB"), np.float32) / 255
-                try:
-                    rows.append(one_portrait(rgb, boxes[name], head, matte_picture(rgb, net)))
-                except InputError as error:
-                    log.info("%s left out: %s", name, error)
+            member = f"portraits_512/{name}.jpg"
+            rgb = _picture(large, member) if member in sharp else _picture(small, f"portraits_256/{name}.jpg")
+            try:
+                rows.append(one_portrait(rgb, boxes[name], head, matte_picture(rgb, net)))
+            except InputError as error:
+                log.info("%s left out: %s", name, error)
             if on_step:
                 on_step(done + 1, len(names))
     for key in rows[0]:
@@ -58,13 +58,22 @@ def prepare_portraits(data: Path, pack: Path, limit: int, on_step: Callable[[int
     return len(rows)
 
 
+def _picture(archive: tarfile.TarFile, member: str) -> np.ndarray:  # [H, W, 3] float32 in 0..1
+    stream = archive.extractfile(member)
+    assert stream is not None
+    return np.asarray(Image.open(io.BytesIO(stream.read())).convert("RGB"), np.float32) / 255
+
+
 def one_portrait(
     rgb: np.ndarray,  # [H, W, 3]
     box: np.ndarray,  # [4] x0 y0 x1 y1 in 0..1: outside is padding
     head: HeadModel,
     alpha: np.ndarray,  # [H, W]
 ) -> dict[str, np.ndarray]:
-    """The arrays of one portrait, as `Batcher.portrait` reads them. Raises InputError where no face is found."""
+    """The arrays of one portrait, as `Batcher.portrait` reads them. Raises InputError where no face is found.
+
+    `image` [S, S, 3] is on white; `alpha` and `inside` (0 where the photo ends) belong to it.
+    """
     found = track([rgb], head=head)
     height, width = rgb.shape[:2]
     x0, y0, x1, y1 = (np.asarray(box, np.float64) * [width, height, width, height]).astype(int)
@@ -73,12 +82,17 @@ def one_portrait(
     seen = crop_observation(rgb, alpha * inside, found, 0, CROP)
     evidence = examine(seen, head, RESOLUTION)
     scale = IMAGE_SIZE / CROP
-    return {
-        "image": cv2.resize(seen.image, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA),
+    pictures = {name: getattr(seen, name) for name in ("image", "alpha", "inside")}
+    small = {
+        name: cv2.resize(picture, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA)
+        for name, picture in pictures.items()
+    }
+    return small | {
         "color": (evidence.color.numpy() * 255).round().astype(np.uint8),
         "seen": (evidence.seen.numpy() * 255).astype(np.uint8),
         "facing": (evidence.facing.numpy() * 255).astype(np.uint8),
         "hull": evidence.displacement.numpy().astype(np.float16),
+        "identity": seen.identity,
         "expression": seen.expression,
         "cam2world": seen.camera.cam2world[0].astype(np.float32),
         "focal": np.float32(seen.camera.intrinsics[0, 0, 0] * scale),

@@ -4,22 +4,19 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from flexavatar_cli.core.camera import Camera, look_at
 from flexavatar_cli.core.files import replacing
-from flexavatar_cli.core.sampling import sample_bilinear
 from flexavatar_cli.heads import HeadModel, load_head
 from flexavatar_cli.media.images import write_png
-from flexavatar_cli.render.mesh import rasterize_mesh
 from flexavatar_cli.training.batches import Painter
 from flexavatar_cli.training.synthetic.hair import HairStyles, bake_styles, random_hair, smooth_noise, texel_points
 from flexavatar_cli.training.synthetic.materials import load_materials
 from flexavatar_cli.training.synthetic.pack import HELD_OUT_STYLES, RESOLUTION, SUBDIVISIONS, Pack
-from flexavatar_cli.training.synthetic.views import RenderMesh, lifted_points, random_expression, render_mesh
+from flexavatar_cli.training.synthetic.views import RenderMesh, draw, lifted_points, random_expression, render_mesh
 
-SIDE, FINER = 512, 2  # pixels of a picture, and samples per pixel and axis
+SIDE = 512  # pixels of a picture
 DISTANCE, VISIBLE = 1.0, 0.48  # metres: camera to the head's centre, and what it sees there
 DIRECTIONS = (  # azimuth, elevation in degrees; the first is what the avatar is made of
     (0, 0), (-30, 0), (30, 0), (0, 20), (-60, 0), (60, 0), (-90, 0), (90, 0), (-120, 10), (120, 0), (-150, 0), (150, 0),
@@ -98,25 +95,3 @@ def cameras(first: float) -> Camera:
     focal = SIDE * DISTANCE / VISIBLE
     intrinsics = np.array([[focal, 0, SIDE / 2], [0, focal, SIDE / 2], [0, 0, 1.0]])
     return Camera(np.stack(matrices), intrinsics, SIDE, SIDE)
-
-
-def draw(
-    mesh: RenderMesh,
-    vertices: np.ndarray,  # [V', 3]
-    color: np.ndarray,  # [N, 3]
-    camera: Camera,  # one
-) -> np.ndarray:  # [S, S, 4] straight colour and alpha; white where nothing is
-    """The textured mesh, FINER x FINER samples a pixel."""
-    side = camera.width * FINER
-    pixels, depth = camera.project(vertices)
-    triangle, bary, _ = rasterize_mesh(pixels[0] * FINER, depth[0], mesh.faces, side, side)
-    hit = triangle >= 0
-    uv = (mesh.uv[triangle[hit]] * bary[hit][..., None]).sum(1)
-    atlas = color[mesh.lookup].reshape(RESOLUTION, RESOLUTION, 3)  # charts are padded with their nearest texel
-    fine = np.zeros((side, side, 4), np.float32)
-    fine[hit, :3] = sample_bilinear(atlas, uv * RESOLUTION)
-    fine[hit, 3] = 1
-    small = cv2.resize(fine, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
-    cover = small[..., 3:]
-    straight = np.where(cover > 0, small[..., :3] / np.maximum(cover, 1e-6), 1)
-    return np.concatenate([straight, cover], -1)

@@ -5,14 +5,17 @@ tracked side goes through the product's own `texel_visibility` on a deliberately
 misalignment are those of real photos.
 """
 
+import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 import trimesh
 
 from flexavatar_cli.core.camera import Camera, look_at
 from flexavatar_cli.core.expression import ARKIT_NAMES, EXPRESSION_NAMES, INDEX
+from flexavatar_cli.core.sampling import sample_bilinear
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.heads.surface import vertex_normals
 from flexavatar_cli.heads.texels import SKIN
@@ -27,6 +30,8 @@ CAP_SHARE, BALD_SHARE = 0.08, 0.07
 FRONTAL_DEGREES, PITCH_DEGREES = 22.0, 8.0  # standard deviations of the photographer's position
 LOST_IDENTITY, IDENTITY_NOISE = 0.8, 0.4  # what tracking keeps of an identity and adds to it (recipe, HAIR_AND_BACK)
 POSE_NOISE_DEGREES = (2.5, 1.5, 1.0)  # pitch, yaw, roll
+EXPRESSION_NOISE, GAZE_NOISE = 0.12, 0.05  # standard deviations: of weights that are active, and radians
+FINER = 2  # samples per pixel and axis of a drawn picture
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class SyntheticView:
     shade: np.ndarray  # [N] uint8, 128 = 1.0, brightness of strands
     cover: np.ndarray  # [N] uint8, hair or hat
     hat: bool
+    identity: np.ndarray  # [K] float32 the true one
     expression: np.ndarray  # [59] float32 as tracked
     cam2world: np.ndarray  # [4, 4] float32 as tracked
     focal: float  # pixels of IMAGE_SIZE
@@ -154,6 +160,15 @@ def random_expression(generator: np.random.Generator) -> np.ndarray:
     return code
 
 
+def as_tracked(expression: np.ndarray, generator: np.random.Generator) -> np.ndarray:  # [59] -> [59]
+    """The expression with a tracker's errors."""
+    tracked = expression.copy()
+    active = expression[:52] > 0
+    tracked[:52] = np.clip(expression[:52] + active * generator.normal(0, EXPRESSION_NOISE, 52), 0, 1)
+    tracked[52:56] += generator.normal(0, GAZE_NOISE, 4)
+    return tracked
+
+
 def synthetic_view(
     head: HeadModel,
     mesh: RenderMesh,
@@ -187,10 +202,7 @@ def synthetic_view(
     image_texel = _picture(head, mesh, identity, expression, height, camera, resolution)
     matte = (image_texel != BACKGROUND).astype(np.float32)
     wrong = LOST_IDENTITY * identity + IDENTITY_NOISE * generator.normal(0, 1, count).astype(np.float32)
-    tracked_expression = expression.copy()
-    active = expression[:52] > 0
-    tracked_expression[:52] = np.clip(expression[:52] + active * generator.normal(0, 0.12, 52), 0, 1)
-    tracked_expression[52:56] += generator.normal(0, 0.05, 4)
+    tracked_expression = as_tracked(expression, generator)
     tracked = _misplaced(camera, generator)
     inside = np.ones_like(matte)
     if generator.random() < 0.25:  # a photo that ends at the chin or cuts the crown
@@ -209,6 +221,7 @@ def synthetic_view(
         shade=np.clip(shade * 128, 0, 255).astype(np.uint8),
         cover=(cover * 255).astype(np.uint8),
         hat=bool(hat),
+        identity=identity,
         expression=tracked_expression,
         cam2world=tracked.cam2world[0].astype(np.float32),
         focal=float(tracked.intrinsics[0, 0, 0]),
@@ -278,3 +291,26 @@ def _picture(
     result = np.full(triangle.shape, BACKGROUND, np.uint16)
     result[hit] = mesh.lookup[cell[:, 1] * resolution + cell[:, 0]]
     return result
+
+
+def draw(
+    mesh: RenderMesh,
+    vertices: np.ndarray,  # [V', 3]
+    color: np.ndarray,  # [N, 3]
+    camera: Camera,  # one
+) -> np.ndarray:  # [S, S, 4] straight colour and alpha; white where nothing is
+    """The textured mesh, FINER x FINER samples a pixel."""
+    side = camera.width * FINER
+    pixels, depth = camera.project(vertices)
+    triangle, bary, _ = rasterize_mesh(pixels[0] * FINER, depth[0], mesh.faces, side, side)
+    hit = triangle >= 0
+    uv = (mesh.uv[triangle[hit]] * bary[hit][..., None]).sum(1)
+    resolution = math.isqrt(len(mesh.lookup))
+    atlas = color[mesh.lookup].reshape(resolution, resolution, 3)  # charts are padded with their nearest texel
+    fine = np.zeros((side, side, 4), np.float32)
+    fine[hit, :3] = sample_bilinear(atlas, uv * resolution)
+    fine[hit, 3] = 1
+    small = cv2.resize(fine, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
+    cover = small[..., 3:]
+    straight = np.where(cover > 0, small[..., :3] / np.maximum(cover, 1e-6), 1)
+    return np.concatenate([straight, cover], -1)
