@@ -5,39 +5,50 @@ from typing import Annotated
 
 import typer
 
+from flexavatar_cli.cli.parameters import Device
+from flexavatar_cli.core.options import CommonOptions
+
 
 def train(
     config: Annotated[Path, typer.Argument(help="A train.yaml, e.g. models/open-1/train.yaml.")],
     data: Annotated[Path, typer.Option(help="A folder made by `flexavatar prepare`.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder; a run that was cut goes on from it.")],
+    lpips: Annotated[
+        Path | None, typer.Option(help="LPIPS with a SqueezeNet backbone (ONNX), for rendered phases.")
+    ] = None,
+    show_data: Annotated[
+        bool, typer.Option("--show-data", help="Only write OUTPUT/data.png: what the network is fed.")
+    ] = False,
     evaluate_only: Annotated[bool, typer.Option("--evaluate", help="Only measure what the run folder holds.")] = False,
+    device: Device = CommonOptions.device,
 ) -> None:
-    """Train the network of CONFIG; checkpoints and the averaged weights go to the run folder."""
-    import json
+    """Train the network of CONFIG; checkpoints and the averaged weights go to the run folder.
 
+    Under `torchrun --nproc-per-node=N --no-python flexavatar train ...` N processes share each batch.
+    """
     from flexavatar_cli.cli.console import report, say
-    from flexavatar_cli.model.config import read_card
-    from flexavatar_cli.training import stage1
+    from flexavatar_cli.media.images import write_png
+    from flexavatar_cli.training.config import network_card, read_config
+    from flexavatar_cli.training.engine import Trainer
+    from flexavatar_cli.training.measure import describe, evaluate
+    from flexavatar_cli.training.run_log import RunLog
 
-    settings = stage1.read_config(config)
-    card = read_card(Path(settings.model) / "model.yaml")
-    trainer = stage1.Trainer(settings, card, data, output)
-    views = len(trainer.pack.views["seen"])
-    say(f"training {card.name} on {views} views, seed {settings.seed}, from step {trainer.step}")
-
-    def on_step(step: int, terms: dict[str, float]) -> None:
-        with open(output / "log.jsonl", "a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"step": step} | {name: round(value, 6) for name, value in terms.items()}) + "\n")
-        if step % 25 == 0:
-            shown = ", ".join(f"{name} {value:.4f}" for name, value in terms.items() if name != "rate")
-            say(f"step {step}: {shown}")
-
+    settings = read_config(config)
+    card = network_card(settings)
+    trainer = Trainer(settings, card, data, output, lpips, device)
+    if show_data:
+        report({"sheet": write_png(output / "data.png", trainer.fed_sheet())})
+        return
+    position, views = trainer.position, len(trainer.pack.views["seen"])
+    say(f"training {card.name} on {views} views, seed {settings.seed}, from step {position.step}")
     if not evaluate_only:
-        trainer.run(on_step)
+        with RunLog(output, position.step, say) as log:
+            trainer.run(log)
     trainer.save()
-    metrics = stage1.evaluate(trainer.averaged(), trainer.head, trainer.pack)
-    (output / "facts.json").write_text(stage1.describe(settings, trainer.pack, trainer, metrics))
-    report({"run": output, "steps": trainer.step, **metrics})
+    if trainer.fabric.is_global_zero:
+        metrics = evaluate(trainer.averaged(), trainer.head, trainer.pack)
+        (output / "facts.json").write_text(describe(trainer, metrics))
+        report({"run": output, "steps": trainer.position.step, **metrics})
 
 
 def register(app: typer.Typer) -> None:

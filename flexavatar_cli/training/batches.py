@@ -1,6 +1,7 @@
-"""Training samples of stage 1: synthetic heads painted on the fly, and real portraits, as tensors in UV."""
+"""Training samples: synthetic heads painted on the fly, and real portraits, as tensors in UV, with pictures of them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from flexavatar_cli.model import plucker_map
 from flexavatar_cli.training.synthetic.hair import smooth_noise
 from flexavatar_cli.training.synthetic.materials import draw_eye
 from flexavatar_cli.training.synthetic.pack import RESOLUTION, Pack
-from flexavatar_cli.training.synthetic.views import BACKGROUND, IMAGE_SIZE, random_expression
+from flexavatar_cli.training.synthetic.views import BACKGROUND, IMAGE_SIZE, as_tracked, random_expression
+from flexavatar_cli.training.targets import Studio, Target, portrait_target, random_cameras, random_ground
 
 MONOCULAR, MULTI_VIEW = 0, 1  # bias sinks
 
@@ -35,6 +37,15 @@ class Batch:
     weight: Tensor  # [B, N] how far it is to be trusted
     height: Tensor  # [B, N] the right displacement, metres
     height_weight: Tensor  # [B, N]
+    targets: tuple[Target, ...] = ()  # B, where pictures are compared
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same samples on `device`."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return Batch(**moved, targets=tuple(target.to(device) for target in self.targets))
 
 
 class Painter:
@@ -120,17 +131,28 @@ def _iris_color(generator: np.random.Generator) -> np.ndarray:
 
 
 class Batcher:
-    """Draws batches at full or half texel resolution."""
+    """Draws samples at full or half texel resolution; with a studio, pictures to compare renders with as well."""
 
-    def __init__(self, head: HeadModel, pack: Pack, resolution: int) -> None:
-        self.painter, self.pack = Painter(head, pack), pack
+    def __init__(self, head: HeadModel, pack: Pack, resolution: int, studio: Studio | None = None) -> None:
+        self.painter, self.pack, self.studio = Painter(head, pack), pack, studio
         self.rows = texel_rows(head, resolution)
 
     def synthetic(
-        self, views: dict[str, np.ndarray], skins: np.ndarray, row: int, generator: np.random.Generator, augment: bool
-    ) -> dict[str, np.ndarray]:
-        """One painted view: the photo, what tracking sees of it, and the right answer."""
-        view = {name: np.asarray(values[row]) for name, values in views.items()}
+        self,
+        views: dict[str, np.ndarray],
+        skins: np.ndarray,
+        row: int,
+        generator: np.random.Generator,
+        augment: bool,
+        shown_from: int = 2,  # cameras of the pictures, with a studio
+        side: int | None = None,  # of the head, that all of them stand on
+        one_sided: bool = False,
+    ) -> dict[str, Any]:
+        """One painted view: the photo, what tracking sees of it, and the right answer.
+
+        A head that is `one_sided` is supervised like a portrait: by one camera in front, and where the photo shows it.
+        """
+        view = {name: np.array(values[row]) for name, values in views.items()}
         albedo, trust, light = self.painter.paint(view, skins, generator)
         lit = albedo * light
         shown = np.clip(lit * self.painter.mouth_light(view["expression"]), 0, 1)
@@ -145,25 +167,36 @@ class Batcher:
             image = np.clip(image + noise * generator.normal(size=image.shape), 0, 1)
             color = np.clip(color + noise * generator.normal(size=color.shape), 0, 1)
         rows = self.rows
-        return {
+        seen = view["seen"][rows].astype(np.float32) / 255
+        pictures: dict[str, Any] = {}
+        if self.studio is not None:
+            cameras = random_cameras(1 if one_sided else shown_from, generator, side)
+            ground = random_ground(generator)
+            who, hair = view["identity"], view["height"].astype(np.float32)
+            pictures["target_pictures"] = self.studio.pictures(
+                who, expression, hair, target, cameras, ground, one_sided
+            )
+            expression = as_tracked(expression, generator)
+        limit = seen if one_sided else np.ones_like(seen)
+        return pictures | {
             "image": image.astype(np.float32),
             "color": color.astype(np.float32),
-            "seen": view["seen"][rows].astype(np.float32) / 255,
+            "seen": seen,
             "facing": view["facing"][rows].astype(np.float32) / 255,
             "hull": view["hull"][rows].astype(np.float32),
             "expression": expression,
             "cam2world": view["cam2world"],
             "intrinsics": _normalised(view["focal"], view["centre"]),
             "target": target[rows],
-            "weight": 0.15 + 0.85 * trust[rows],
+            "weight": (0.15 + 0.85 * trust[rows]) * limit,
             "height": view["height"][rows].astype(np.float32),
-            "height_weight": self.painter.skin[rows].astype(np.float32),
-            "sink": np.int64(MULTI_VIEW),
+            "height_weight": self.painter.skin[rows].astype(np.float32) * limit,
+            "sink": np.int64(MONOCULAR if one_sided else MULTI_VIEW),
         }
 
-    def portrait(self, row: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
+    def portrait(self, row: int, generator: np.random.Generator) -> dict[str, Any]:
         """One real photo: it teaches only what it shows, part of which is hidden from the input."""
-        photo = {name: np.asarray(values[row]) for name, values in self.pack.portraits.items()}
+        photo = {name: np.array(values[row]) for name, values in self.pack.portraits.items()}
         rows = self.rows
         seen = photo["seen"][rows].astype(np.float32) / 255
         color = photo["color"][rows].astype(np.float32) / 255
@@ -174,7 +207,10 @@ class Batcher:
             hidden = ((self.painter.points[rows] @ side) > generator.uniform(-0.05, 0.01)).astype(np.float32)
         elif dice < 0.6:
             hidden = (smooth_noise(self.painter.points[rows], 0.03, generator) > -0.5).astype(np.float32)
-        return {
+        pictures: dict[str, Any] = {}
+        if self.studio is not None:
+            pictures["target_pictures"] = portrait_target(photo, random_ground(generator))
+        return pictures | {
             "image": photo["image"].astype(np.float32) / 255,
             "color": color,
             "seen": seen * hidden,
@@ -191,12 +227,13 @@ class Batcher:
         }
 
 
-def collate(samples: list[dict[str, np.ndarray]]) -> Batch:
+def collate(samples: list[dict[str, Any]]) -> Batch:
     """Samples stacked, with their Pluecker maps."""
+    targets = tuple(sample.pop("target_pictures") for sample in samples if "target_pictures" in sample)
     stacked = {name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in samples[0]}
     plucker = plucker_map(stacked.pop("cam2world"), stacked.pop("intrinsics"), IMAGE_SIZE, IMAGE_SIZE)
     stacked["image"] = stacked["image"].permute(0, 3, 1, 2).contiguous()
-    return Batch(plucker=plucker, **stacked)
+    return Batch(plucker=plucker, targets=targets, **stacked)
 
 
 def texel_rows(head: HeadModel, resolution: int) -> np.ndarray:

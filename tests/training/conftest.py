@@ -1,11 +1,15 @@
 """A small training folder made of invented skins and hair, on the shipped head."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from flexavatar_cli.heads import load_head
+from flexavatar_cli.model import ModelCard, ModelConfig
+from flexavatar_cli.model.config import UvFeaturesConfig
+from flexavatar_cli.stages.uv_prior import CHANNELS
 from flexavatar_cli.training.synthetic.hair import HairStyles, texel_points
 from flexavatar_cli.training.synthetic.materials import Materials, draw_parts
 from flexavatar_cli.training.synthetic.pack import RESOLUTION, write_pack
@@ -57,3 +61,10 @@ def pack_folder(head, views, tmp_path_factory) -> Path:
         skin.astype(np.float32).mean(0) / 255,
     )
     return write_pack(tmp_path_factory.mktemp("pack") / "pack", head, materials, views[:3], views[3:], 7)
+
+
+@pytest.fixture
+def card() -> ModelCard:
+    """A network small enough for a step in a fraction of a second."""
+    config = replace(ModelConfig.tiny(RESOLUTION), uv_features=UvFeaturesConfig(CHANNELS, patch=16))
+    return ModelCard(name="small", network=config)

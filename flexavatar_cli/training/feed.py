@@ -1,0 +1,51 @@
+"""Which samples a step learns from: decided by seed, step and place in the batch alone, whoever draws them."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from flexavatar_cli.core.errors import InputError
+from flexavatar_cli.heads import HeadModel
+from flexavatar_cli.training.batches import MONOCULAR, Batch, Batcher, collate
+from flexavatar_cli.training.config import Phase, TrainConfig
+from flexavatar_cli.training.synthetic.pack import Pack
+from flexavatar_cli.training.targets import SIDES, Studio
+
+LOW_HULL = np.float32(0.01)  # metres: what is left of a hull hint that is flattened
+
+
+class Feed:
+    """Draws the batches of one phase."""
+
+    def __init__(self, config: TrainConfig, phase: Phase, head: HeadModel, pack: Pack) -> None:
+        """Raises InputError if the folder lacks what rendered phases compare with."""
+        self.config, self.phase, self.pack = config, phase, pack
+        if phase.kind == "rendered" and not {"identity"} <= set(pack.views):
+            raise InputError("prepared without identities; run `flexavatar prepare` again for a rendered phase")
+        if phase.kind == "rendered" and pack.portraits and not {"identity", "alpha"} <= set(pack.portraits):
+            raise InputError("prepared without mattes of portraits; run `flexavatar prepare` again")
+        self.batcher = Batcher(head, pack, phase.resolution, Studio(head) if phase.kind == "rendered" else None)
+
+    def batch(self, step: int, places: range) -> Batch:
+        """The samples at these places of the batch of this step."""
+        batch = collate([self._sample(np.random.default_rng((self.config.seed, step, place))) for place in places])
+        return replace(batch, sink=torch.zeros_like(batch.sink)) if self.config.sinks == "none" else batch
+
+    def _sample(self, generator: np.random.Generator) -> dict[str, Any]:
+        portraits = self.pack.portraits
+        if portraits and generator.random() < self.phase.monocular_share:
+            return self.batcher.portrait(int(generator.integers(len(portraits["seen"]))), generator)
+        views = self.pack.views
+        row = int(generator.integers(len(views["seen"])))
+        one_sided = row >= self.config.multi_view_share * len(views["seen"])
+        side = int(generator.integers(SIDES)) if self.config.sinks == "side" and not one_sided else None
+        sample = self.batcher.synthetic(
+            views, self.pack.skins, row, generator, True, self.phase.views, side, one_sided
+        )  # fmt: skip
+        if side is not None:
+            sample["sink"] = np.int64(MONOCULAR + 1 + side)
+        if generator.random() < self.config.hint_dropout:
+            sample["hull"] = np.minimum(sample["hull"], LOW_HULL)
+        return sample

@@ -1,0 +1,102 @@
+"""What training minimises: differences in UV (DESIGN 4.3), and between renders and pictures (paper section 3.4)."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from flexavatar_cli.core.attributes import TexelAttributes
+from flexavatar_cli.heads.surface import frames, surface
+from flexavatar_cli.render import render
+from flexavatar_cli.stages.rig import RigAnchor, rigged_gaussians, settled
+from flexavatar_cli.stages.similarity import structural_dissimilarity
+from flexavatar_cli.stages.uv_prior import UVPrior
+from flexavatar_cli.training.batches import Batch
+from flexavatar_cli.training.targets import Target
+
+MATTE_FLOOR = 0.02  # alpha under which a pixel is background
+SMALLEST_COVER = 0.05  # share of a picture that a head covers at least, for the mean over it
+AWAY = -0.1  # cosine of normal and view under which a texel faces away
+
+
+def uv_terms(prior: UVPrior, batch: Batch, attributes: TexelAttributes) -> dict[str, Tensor]:
+    """Named terms in texels, each a mean over samples, so that they add up over processes and parts of a batch."""
+    weight = batch.weight / batch.weight.mean(1, keepdim=True).clamp_min(1e-6)
+    difference = attributes.color - batch.target
+    lift = (attributes.offset[..., 2] - batch.height).abs() * batch.height_weight / 0.05
+    return {
+        "color": (difference.abs().mean(-1) * weight).mean(),
+        "edges": 0.5 * _gradients(prior, difference, batch.weight),
+        "height": 0.4 * lift.mean(),
+        "slide": 20.0 * attributes.offset[..., :2].abs().mean(),
+        "opacity": 0.2 * (attributes.opacity - 0.99).abs().mean(),
+        "size": 0.05 * (attributes.scale.log() ** 2).mean(),
+        "turn": 0.05 * (attributes.rotation[..., 1:] ** 2).mean(),
+    }
+
+
+def _gradients(prior: UVPrior, difference: Tensor, weight: Tensor) -> Tensor:
+    """Mean absolute difference between neighbouring texels of the error picture."""
+    size = prior.resolution
+    stacked = torch.cat([difference * weight[..., None], weight[..., None]], -1)
+    picture = stacked.new_zeros(len(stacked), size * size, 4)
+    picture[:, prior.index] = stacked
+    picture = picture.reshape(len(stacked), size, size, 4)
+    across = (picture[:, :, 1:, :3] - picture[:, :, :-1, :3]).abs() * (
+        picture[:, :, 1:, 3:] * picture[:, :, :-1, 3:] > 0
+    )
+    down = (picture[:, 1:, :, :3] - picture[:, :-1, :, :3]).abs() * (picture[:, 1:, :, 3:] * picture[:, :-1, :, 3:] > 0)
+    return (across.mean() + down.mean()) / 2
+
+
+def picture_terms(
+    anchor: RigAnchor,
+    targets: tuple[Target, ...],  # B
+    attributes: TexelAttributes,  # of B heads
+    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+    perceptual_weight: float = 0.15,
+) -> dict[str, Tensor]:
+    """Named terms in pixels, each a mean over heads: 0.8 L1 + 0.2 (1 - SSIM), outline, LPIPS."""
+    sums: dict[str, Tensor] = {}
+    for target, head in zip(targets, _each(settled(anchor, attributes)), strict=True):
+        seen = _one_sided(anchor, target, head) if target.one_sided else head
+        posed = rigged_gaussians(anchor, seen, target.identity, target.expression)
+        rendered, cover = render(posed, target.camera, background=target.ground)
+        wanted = target.picture + (1 - target.alpha[..., None]) * (target.ground - 1)
+        # beyond the matte only the outline term speaks: colours there would chase the changing ground
+        mask = (target.inside * (target.alpha > MATTE_FLOOR))[..., None]
+        share = mask.mean((1, 2, 3)).clamp_min(SMALLEST_COVER)  # [V]
+        rendered, wanted = rendered * mask, wanted * mask
+        structure = torch.stack([structural_dissimilarity(*pair) for pair in zip(rendered, wanted, strict=True)])
+        terms = {
+            "picture": 0.8 * ((rendered - wanted).abs().mean((1, 2, 3)) / share).mean(),
+            "structure": 0.2 * (structure / share).mean(),
+            "outline": 0.5 * (((cover - target.alpha).abs() * target.inside).mean((1, 2)) / share).mean(),
+        }
+        if perceptual is not None:
+            pair = (picture.permute(0, 3, 1, 2).clamp(0, 1) for picture in (rendered, wanted))
+            terms["perceptual"] = perceptual_weight * perceptual(*pair).mean()
+        sums = {name: sums.get(name, 0) + value / len(targets) for name, value in terms.items()}
+    return sums
+
+
+def _each(attributes: TexelAttributes) -> Iterator[TexelAttributes]:
+    for number in range(len(attributes)):
+        yield attributes.map(lambda values, at=number: values[at : at + 1])  # type: ignore[misc]
+
+
+def _one_sided(anchor: RigAnchor, target: Target, head: TexelAttributes) -> TexelAttributes:
+    """The head without gradients to what faces away from the (one) camera."""
+    with torch.no_grad():
+        grid = anchor.head.texels(anchor.resolution)
+        vertices = anchor.head.vertices(target.identity, target.expression)
+        normal = frames(anchor.head, grid, vertices).normal
+        eye = torch.from_numpy(target.camera.cam2world[0, :3, 3]).to(normal)
+        view = torch.nn.functional.normalize(eye - surface(grid, vertices), dim=-1)
+        facing = ((normal * view).sum(-1) > AWAY)[None]  # [1, N]
+
+    def gated(values: Tensor) -> Tensor:
+        kept = facing if values.ndim == 2 else facing[..., None]
+        return torch.where(kept, values, values.detach())
+
+    return head.map(gated)
