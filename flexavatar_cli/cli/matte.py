@@ -1,11 +1,21 @@
-"""`flexavatar matte`: photo or film to mattes."""
+"""`flexavatar matte`: photo or film to mattes, or to the person before another background."""
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from flexavatar_cli.cli.parameters import Matting, Output, Overwrite
+from flexavatar_cli.cli.parameters import Output, Overwrite
 from flexavatar_cli.core.options import MatteOptions
+
+Matting = Annotated[
+    str,
+    typer.Option("--matte", help="auto, portrait, selfie, modnet, alpha, an ONNX net, or a PNG or folder of mattes."),
+]
+Background = Annotated[
+    str | None,
+    typer.Option("--background", help="Write the person before white, black, #rrggbb or transparent, not the matte."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -13,19 +23,47 @@ def register(app: typer.Typer) -> None:
     app.command()(matte)
 
 
-def matte(source: Path, output: Output = None, matte: Matting = MatteOptions.net, overwrite: Overwrite = False) -> None:
-    """Find the person: an 8-bit alpha PNG of the photo's size, or a folder of them (or .mp4, .webm) for a video."""
+def matte(
+    source: Path,
+    output: Output = None,
+    matte: Matting = MatteOptions.net,
+    background: Background = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Find the person: an 8-bit alpha PNG of the photo's size, or a folder of them (or .mp4, .webm) for a video.
+
+    With --background, the person before it instead. A folder of photos that differ in size becomes as many results.
+    """
     from flexavatar_cli.cli.console import progress, report
     from flexavatar_cli.cli.outputs import output_path
-    from flexavatar_cli.media.frames import open_frames
+    from flexavatar_cli.cli.runs import matte_choice
+    from flexavatar_cli.core.errors import UsageError
+    from flexavatar_cli.media.frames import open_inputs
     from flexavatar_cli.stages import matting
-    from flexavatar_cli.stages.shots import write_matte
+    from flexavatar_cli.stages.animation import parse_background
 
-    frames = open_frames(source)
-    target = output_path(output, source, ".matte.png" if frames.kind == "photo" else ".matte", overwrite)
-    options = MatteOptions(net=matte)
-    own = matting.has_own_matte(frames, options)
-    net = "the picture's own transparency" if own else matting.open_net(matte).name
-    with progress("Matting", len(frames)) as on_step:
-        written = write_matte(source, target, options, on_step)
-    report({"matte": written, "frames": len(frames), "size": list(frames.source_size), "net": net})
+    inputs = open_inputs([source])
+    colour = None if background is None else parse_background(background)
+    options, given = matte_choice(matte)
+    if given is not None and len(inputs) > 1:
+        raise UsageError(f"{source}: photos of different sizes; pass them one by one with their mattes")
+    suffix = ".matte" if background is None else ".cutout"
+    many = len(inputs) > 1 or inputs[0].kind != "photo"
+    target = output_path(output, source, suffix if many else f"{suffix}.png", overwrite)
+    for frames in inputs:
+        with progress("Matting", len(frames)) as on_step:
+            if given is not None:
+                net, alphas = f"given ({given.name})", matting.given_mattes(frames, given, on_step)
+            else:
+                own = matting.has_own_matte(frames, options)
+                net = "the picture's own transparency" if own else matting.open_net(options.net).name
+                alphas = matting.matte(frames, options, on_step)
+            place = target / f"{frames.path.stem}.png" if len(inputs) > 1 else target
+            if background is None:
+                written = matting.write_mattes(frames, alphas, place)
+            else:
+                written = matting.write_cut_outs(frames, alphas, place, colour)
+    if len(inputs) > 1:
+        report({"matte": target, "photos": len(inputs), "net": net})
+    else:
+        report({"matte": written, "frames": len(frames), "size": list(frames.source_size), "net": net})

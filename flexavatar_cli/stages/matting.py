@@ -15,13 +15,16 @@ from flexavatar_cli.core.options import MatteOptions
 from flexavatar_cli.core.paths import models_dir
 from flexavatar_cli.core.quiet import native_silence
 from flexavatar_cli.media.frames import Frames
-from flexavatar_cli.media.images import to_uint8
+from flexavatar_cli.media.images import composite, read_matte, resize, to_uint8
+from flexavatar_cli.media.video import write_video
 
 MODNET_SIDE = 512  # the shorter side that MODNet was trained at
 MODNET_STEP = 32  # both sides are multiples of it
 SOFT_EDGE = 0.02  # half width of the uncertain band, share of the person's size (root of the area)
 GUIDE_NOISE = 3e-4  # squared colour contrast below which the guided filter sees no edge
 GUIDE_SIDE = 1024  # the guided filter's coefficients are found at this longest side (He and Sun 2015)
+STRAND = 0.15  # alpha above which thin hair still hangs together
+HAIR_REACH, SKIN_DEPTH = 0.2, 0.06  # how far our net may add to and take from a segmentation, share of its size
 LARGEST_HOLE = 0.015  # of the person's area; a larger gap is background between arm and body
 FOREGROUND_BLURS = 0.09, 0.006  # widths of the two rounds, share of the longest side: 90 and 6 of their 1000 pixels
 REFINEMENT = "3"  # raise when refined() gives other pixels, so that work folders notice
@@ -37,22 +40,28 @@ class Net:
     digest: str  # sha256 of all that decides its result
     probability: Probability
     coarse: bool  # a segmentation, whose edges want refinement; a true matte does not
+    guided: bool = False  # a matte inside a segmentation's band: strands stay, and gaps between them
 
 
 @functools.cache
 def open_net(choice: str = MatteOptions.net) -> Net:
-    """The net for `auto`, `selfie`, `modnet` or the path of an ONNX file of MODNet's contract. Raises WeightsError."""
+    """The net for `auto`, `portrait`, `selfie`, `modnet` or the path of an ONNX file of MODNet's contract.
+
+    `auto` is the official MODNet if it was pulled, else our own net, else the segmentation. Raises WeightsError.
+    """
+    own = models_dir() / "matting" / "portrait-matting.onnx"
     shipped = models_dir() / "modnet" / "modnet.onnx"
     pulled = weights.model_cache() / "modnet" / "modnet.onnx"
-    if choice in ("auto", "modnet") and pulled.is_file():
-        return modnet(pulled)
-    if choice == "modnet" or (choice == "auto" and shipped.is_file()):
-        return modnet(shipped)
+    official = pulled if pulled.is_file() else shipped
+    if choice == "modnet" or (choice == "auto" and official.is_file()):
+        return modnet(official)
+    if choice == "portrait" or (choice == "auto" and own.is_file()):
+        return portrait(own)
     if choice in ("auto", "selfie"):
         return selfie()
     if Path(choice).suffix != ".onnx":
         raise WeightsError(
-            f"unknown matting net {choice!r}: use auto, selfie, modnet, alpha or the path of an .onnx file"
+            f"unknown matting net {choice!r}: use auto, portrait, selfie, modnet, alpha or the path of an .onnx file"
         )
     return modnet(Path(choice))
 
@@ -90,6 +99,48 @@ def matte(
             on_step(number + 1, len(frames))
 
 
+def given_mattes(
+    frames: Frames, place: Path, on_step: Callable[[int, int], None] | None = None
+) -> Iterator[np.ndarray]:
+    """The alpha [H, W] of each frame from a PNG, or a folder of them, made elsewhere. Raises InputError."""
+    files = sorted(place.glob("*.png")) if place.is_dir() else [place]
+    if len(files) != len(frames):
+        raise InputError(f"{place}: {len(files)} mattes for the {len(frames)} frames of {frames.path}")
+    for number, file in enumerate(files):
+        yield resize(read_matte(file, frames.source_size), (frames.width, frames.height))
+        if on_step is not None:
+            on_step(number + 1, len(files))
+
+
+def write_mattes(
+    frames: Frames,
+    alphas: Iterable[np.ndarray],  # one [H, W] per frame
+    target: Path,
+) -> Path:
+    """Write mattes at the source's own size: a PNG, a folder of them, or `.mp4` and `.webm` in grey."""
+    return write_frames(frames, (resize(alpha, frames.source_size) for alpha in alphas), target)
+
+
+def write_cut_outs(
+    frames: Frames,
+    alphas: Iterable[np.ndarray],  # one [H, W] per frame
+    target: Path,
+    background: tuple[float, float, float] | None,  # None = transparent
+) -> Path:
+    """Write the person before a background, in their own colours; `.webm` and PNG hold transparency."""
+    pictures = (
+        np.dstack([front, alpha]) if background is None else composite(front, alpha, background)
+        for front, alpha in ((foreground(rgb, alpha), alpha) for rgb, alpha in zip(frames, alphas, strict=True))
+    )
+    return write_frames(frames, pictures, target)
+
+
+def write_frames(frames: Frames, pictures: Iterable[np.ndarray], target: Path) -> Path:
+    """Write one picture per frame: a photo's as it is named, others into a film or a folder of PNGs."""
+    single = frames.kind == "photo" or target.suffix.lower() in (".mp4", ".webm")
+    return write_video(target if single else f"{target}/", pictures, frames.fps)
+
+
 def matte_picture(rgb: np.ndarray, net: Net) -> np.ndarray:
     """The alpha [H, W] of one picture [H, W, 3], without a look at its neighbours."""
     return finished(rgb, net.probability(rgb), net)
@@ -117,6 +168,8 @@ def blended(window: list[tuple[np.ndarray, np.ndarray]], net: Net) -> np.ndarray
 
 def finished(rgb: np.ndarray, probability: np.ndarray, net: Net) -> np.ndarray:
     """The alpha [H, W] of a picture: edges refined where the net is coarse, one person, no holes."""
+    if net.guided:
+        return attached(probability)
     return whole(refined(rgb, probability) if net.coarse else probability)
 
 
@@ -151,6 +204,15 @@ def whole(alpha: np.ndarray) -> np.ndarray:
     enclosed &= area < LARGEST_HOLE * areas.max()
     enclosed[0] = False  # label 0 is the figure
     return np.where(enclosed[gaps], 1, alone).astype(np.float32)
+
+
+def attached(alpha: np.ndarray) -> np.ndarray:
+    """The alpha [H, W] of what hangs together with the largest figure, also by thin strands."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((alpha > STRAND).astype(np.uint8), connectivity=8)
+    if len(stats) < 2:
+        return np.zeros_like(alpha)
+    figure = labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+    return np.where(distance(figure) <= 2, alpha, 0).astype(np.float32)
 
 
 def distance(figure: np.ndarray) -> np.ndarray:
@@ -310,6 +372,35 @@ def modnet(path: Path) -> Net:
         return np.clip(full, 0, 1).astype(np.float32)
 
     return Net(f"MODNet ({path.name})", digest_bytes(b"modnet", digest_file(path).encode()), probability, coarse=False)
+
+
+def portrait(path: Path) -> Net:
+    """Our own matting net within the band around the segmentation's edge; elsewhere the segmentation decides.
+
+    The net draws hair that the segmentation cannot see, the segmentation keeps faces, hats and dark hair whole.
+    """
+    fine, rough = modnet(path), selfie()
+
+    def probability(rgb: np.ndarray) -> np.ndarray:
+        return within(rough.probability(rgb), fine.probability(rgb))
+
+    digest = digest_bytes(b"portrait", fine.digest.encode(), rough.digest.encode())
+    return Net("portrait-matting in the band of MediaPipe selfie segmentation", digest, probability, False, guided=True)
+
+
+def within(
+    rough: np.ndarray,  # [H, W] a segmentation
+    fine: np.ndarray,  # [H, W] a matte
+) -> np.ndarray:  # [H, W]
+    """The matte near the segmentation's edge, 1 deep inside of it, 0 far outside, with soft passages."""
+    solid = rough > 0.5
+    size = float(np.sqrt(solid.sum()))
+    if not solid.any() or solid.all():
+        return rough
+    depth, away = distance(~solid) / size, distance(solid) / size
+    inside = np.clip((depth - SKIN_DEPTH / 2) / (SKIN_DEPTH / 2), 0, 1) * np.clip((rough - 0.5) / 0.4, 0, 1)
+    outside = np.clip((away - HAIR_REACH / 2) / (HAIR_REACH / 2), 0, 1)
+    return (np.maximum(fine, inside) * (1 - outside)).astype(np.float32)
 
 
 def fits(shape: list[int | str | None], channels: int) -> bool:

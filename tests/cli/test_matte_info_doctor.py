@@ -40,6 +40,48 @@ def test_matte_of_many_frames_is_a_folder(tmp_path, capsys, picture):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["000000.png", "000001.png"]
 
 
+def test_person_before_another_background(tmp_path, capsys, clear, picture):
+    arguments = ["matte", str(clear), "--background"]
+    assert run([*arguments, "#00b140", "-o", str(tmp_path / "green.png")]) == 0
+    green = np.asarray(Image.open(tmp_path / "green.png").convert("RGB")).astype(int)
+    assert np.abs(green[picture[..., 0] == 0] - (0x00, 0xB1, 0x40)).max(initial=0) <= 1
+    solid = picture[..., 0] == 1
+    assert np.abs(green[solid] - 255 * picture[solid]).max(initial=0) <= 1
+    assert run([*arguments, "transparent", "-o", str(tmp_path / "cut.png")]) == 0
+    assert Image.open(tmp_path / "cut.png").mode == "RGBA"
+    assert run([*arguments, "blue-ish", "-o", str(tmp_path / "no.png")]) == 2
+    assert not (tmp_path / "no.png").exists()
+
+
+def test_mattes_made_elsewhere(tmp_path, capsys, picture):
+    folder = write_video(tmp_path / "in", [picture, picture], 25)
+    given = write_video(tmp_path / "mattes", [picture[..., 0], picture[..., 1]], 25)
+    arguments = ["matte", str(folder), "--background", "transparent", "--json", "--matte"]
+    assert run([*arguments, str(given), "-o", str(tmp_path / "cut.webm")]) == 0
+    assert result(capsys)["net"] == "given (mattes)"
+    assert (tmp_path / "cut.webm").stat().st_size > 0
+    assert run([*arguments, str(given), "-o", str(tmp_path / "cut.mp4")]) == 2  # mp4 holds no transparency
+    (given / "000001.png").unlink()
+    assert run([*arguments, str(given), "-o", str(tmp_path / "out")]) == 3
+    assert "1 mattes for the 2 frames" in capsys.readouterr().err
+
+
+def test_photos_of_different_sizes(tmp_path, capsys, picture):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name, rows in (("a", 48), ("b", 40)):
+        write_png(photos / f"{name}.png", np.dstack([picture, picture[..., 0]])[:rows])
+    assert run(["matte", str(photos), "-o", str(tmp_path / "out"), "--json"]) == 0
+    assert result(capsys)["photos"] == 2
+    assert Image.open(tmp_path / "out" / "b.png").size == (64, 40)
+
+
+def test_a_film_of_mattes(tmp_path, capsys, picture):
+    folder = write_video(tmp_path / "in", [np.dstack([picture, picture[..., 0]])] * 2, 25)
+    assert run(["matte", str(folder), "-o", str(tmp_path / "m.mp4")]) == 0
+    assert (tmp_path / "m.mp4").is_file()
+
+
 def test_bad_inputs_leave_nothing_behind(tmp_path, capsys, clear):
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("hello")
@@ -99,7 +141,7 @@ def test_info_of_every_kind(tmp_path, capsys, clear, picture):
 def test_info_of_shipped_models(capsys):
     from flexavatar_cli.core.paths import models_dir
 
-    for folder in sorted(path.parent for path in models_dir().glob("*/*.yaml")):
+    for folder in sorted(path.parent for name in ("model", "head") for path in models_dir().glob(f"*/{name}.yaml")):
         assert run(["info", str(folder), "--json"]) == 0
         assert result(capsys)["name"] == folder.name
 

@@ -110,6 +110,28 @@ def test_symmetric_systems_are_solved():
     np.testing.assert_allclose(solve_symmetric(square, across, right), expected, rtol=1e-6)
 
 
+def test_strands_stay_and_strangers_go():
+    alpha = np.zeros((100, 100), np.float32)
+    alpha[30:90, 20:80] = 1
+    alpha[5:30, 50] = 0.3  # a strand
+    alpha[50:54, 50:54] = 0  # a gap
+    alpha[2:6, 2:6] = 1  # a stranger
+    result = matting.attached(alpha)
+    assert result[10, 50] == np.float32(0.3)
+    assert result[52, 52] == 0
+    assert result[:8, :10].max() == 0
+
+
+def test_own_net_is_heard_at_the_edge_alone():
+    rough = np.zeros((200, 200), np.float32)
+    rough[50:200, 50:150] = 1
+    fine = np.random.default_rng(0).random((200, 200)).astype(np.float32)
+    result = matting.within(rough, fine)
+    assert result[90:200, 75:125].min() == 1  # no holes deep inside
+    assert result[:15].max() == 0  # nothing far outside
+    np.testing.assert_array_equal(result[49:51, 80:120], fine[49:51, 80:120])
+
+
 def test_one_figure_without_small_holes():
     alpha = np.zeros((100, 100), np.float32)
     alpha[20:90, 20:80] = 1
