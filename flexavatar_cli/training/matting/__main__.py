@@ -1,0 +1,85 @@
+"""`python -m flexavatar_cli.training.matting`: pack, train, export and measure the matting network."""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+from flexavatar_cli.training.matting.cutouts import is_held_out, prepare_people
+from flexavatar_cli.training.matting.export import export
+from flexavatar_cli.training.matting.heads import prepare_heads
+from flexavatar_cli.training.matting.measuring import measure
+from flexavatar_cli.training.matting.training import Trainer, read_config
+
+
+def pack(arguments: argparse.Namespace) -> None:
+    """Make the training pack, and the hold-out's heads below it."""
+    from flexavatar_cli.stages.matting import selfie
+
+    prepare_people(arguments.data, arguments.segmenter, arguments.pack, selfie())
+    prepare_heads(arguments.data, arguments.pack / "held_out" / "head", 60, True, is_held_out, 0)
+    prepare_heads(arguments.data, arguments.pack / "head", arguments.heads, False, is_held_out, 0)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train, or go on, and log each 20th step."""
+    trainer = Trainer(read_config(arguments.config), arguments.pack, arguments.output)
+
+    def on_step(step: int, terms: dict[str, float]) -> None:
+        if step % 20 == 0:
+            with open(arguments.output / "log.jsonl", "a", encoding="utf-8") as stream:
+                stream.write(
+                    json.dumps({"step": step} | {name: round(value, 5) for name, value in terms.items()}) + "\n"
+                )
+
+    trainer.run(on_step)
+
+
+def ship(arguments: argparse.Namespace) -> None:
+    """Export what a run holds."""
+    export(Trainer(read_config(arguments.config), arguments.pack, arguments.output).average, arguments.onnx)
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Measure nets on the hold-out, one JSON row per net and kind of person."""
+    from flexavatar_cli.stages.matting import modnet, portrait, selfie
+
+    nets = {"selfie + guided filter": selfie()}
+    for path in arguments.onnx:
+        nets |= {f"{path.stem} alone": modnet(path), f"{path.stem} within selfie": portrait(path)}
+    for row in measure(nets, arguments.pack):
+        print(json.dumps(row))
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    packing = commands.add_parser("pack")
+    packing.add_argument("data", type=Path, help="folder with the portrait, head, hair and texture packs")
+    packing.add_argument("segmenter", type=Path, help="sinet_portrait_320_softmax.onnx")
+    packing.add_argument("pack", type=Path)
+    packing.add_argument("--heads", type=int, default=1500)
+    packing.set_defaults(run=pack)
+    training = commands.add_parser("train")
+    training.add_argument("config", type=Path)
+    training.add_argument("pack", type=Path)
+    training.add_argument("output", type=Path)
+    training.set_defaults(run=train)
+    shipping = commands.add_parser("export")
+    shipping.add_argument("config", type=Path)
+    shipping.add_argument("pack", type=Path)
+    shipping.add_argument("output", type=Path, help="folder of the run")
+    shipping.add_argument("onnx", type=Path)
+    shipping.set_defaults(run=ship)
+    measuring = commands.add_parser("measure")
+    measuring.add_argument("pack", type=Path)
+    measuring.add_argument("onnx", type=Path, nargs="*")
+    measuring.set_defaults(run=evaluate)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO)
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()

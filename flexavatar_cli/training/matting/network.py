@@ -1,0 +1,94 @@
+"""A small matting network of MODNet's three branches (Ke et al., AAAI 2022): semantics, detail, fusion."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+STRIDE = 32  # both sides of a picture are multiples of it
+SEMANTIC_STRIDE = 16  # of the semantic branch's supervised output
+
+
+class ConvUnit(nn.Sequential):
+    """Convolution, batch norm, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(True)
+        )
+
+
+class Residual(nn.Module):
+    """Two convolutions beside an identity (He et al. 2016)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = ConvUnit(width, width)
+        self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to the same."""
+        return F.relu(x + self.second(self.first(x)))
+
+
+class Context(nn.Module):
+    """What the whole picture says, as a gain of each channel (the attention of MODNet's e-ASPP)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Linear(width, width // 4)
+        self.excite = nn.Linear(width // 4, 2 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to the same."""
+        gain, shift = self.excite(F.relu(self.squeeze(x.mean((2, 3))))).chunk(2, -1)
+        return x * torch.sigmoid(gain)[..., None, None] + shift[..., None, None]
+
+
+def doubled(x: Tensor) -> Tensor:
+    """[B, C, H, W] at twice the size."""
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+class MattingNetwork(nn.Module):
+    """RGB [B, 3, H, W] in -1..1 to alpha [B, 1, H, W]; H and W are multiples of STRIDE."""
+
+    def __init__(self, widths: Sequence[int] = (16, 24, 48, 96, 128), detail: int = 16) -> None:
+        super().__init__()
+        half, quarter, eighth, sixteenth, last = widths
+        self.stem = ConvUnit(3, half, stride=2)
+        self.quarter = nn.Sequential(ConvUnit(half, quarter, stride=2), Residual(quarter))
+        self.eighth = nn.Sequential(ConvUnit(quarter, eighth, stride=2), Residual(eighth))
+        self.sixteenth = nn.Sequential(ConvUnit(eighth, sixteenth, stride=2), Residual(sixteenth), Residual(sixteenth))
+        self.last = nn.Sequential(ConvUnit(sixteenth, last, stride=2), Residual(last), Residual(last), Context(last))
+        self.up_sixteenth = ConvUnit(last + sixteenth, sixteenth)
+        self.semantic = nn.Conv2d(sixteenth, 1, 1)
+        self.up_eighth = ConvUnit(sixteenth + eighth, eighth)
+        self.detail_quarter = nn.Sequential(ConvUnit(eighth + quarter + 3, quarter), ConvUnit(quarter, quarter))
+        self.detail_half = nn.Sequential(ConvUnit(quarter + half + 3, detail), ConvUnit(detail, detail))
+        self.detail = nn.Conv2d(detail, 1, 1)
+        self.fusion_full = nn.Sequential(
+            ConvUnit(detail // 2 + 3, detail // 2), nn.Conv2d(detail // 2, 1, 3, padding=1)
+        )
+        self.narrow = nn.Conv2d(detail, detail // 2, 1)
+
+    def branches(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of semantics [B, 1, H/16, W/16], detail [B, 1, H/2, W/2] and alpha [B, 1, H, W]."""
+        half = self.stem(image)
+        quarter = self.quarter(half)
+        eighth = self.eighth(quarter)
+        sixteenth = self.sixteenth(eighth)
+        context = doubled(self.last(sixteenth))
+        meaning = self.up_sixteenth(torch.cat([context, sixteenth], 1))
+        coarse = self.up_eighth(torch.cat([doubled(meaning), eighth], 1))
+        small, smaller = F.avg_pool2d(image, 2), F.avg_pool2d(image, 4)
+        detail = self.detail_quarter(torch.cat([doubled(coarse), quarter, smaller], 1))
+        detail = self.detail_half(torch.cat([doubled(detail), half, small], 1))
+        fused = self.fusion_full(torch.cat([doubled(self.narrow(detail)), image], 1))
+        edge = self.detail(detail)
+        return self.semantic(meaning), edge, doubled(edge) + fused
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Alpha [B, 1, H, W] in 0..1."""
+        return torch.sigmoid(self.branches(image)[2])

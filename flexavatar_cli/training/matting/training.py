@@ -1,0 +1,153 @@
+"""Training of the matting network by the clock, resumable, with averaged weights."""
+
+import copy
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from flexavatar_cli.core.errors import UsageError
+from flexavatar_cli.core.files import replacing
+from flexavatar_cli.training.matting.composites import Stream
+from flexavatar_cli.training.matting.losses import matting_losses
+from flexavatar_cli.training.matting.network import MattingNetwork
+
+log = logging.getLogger(__name__)
+
+AVERAGING = 0.995  # decay of the averaged weights per step
+NORM_LIMIT = 1.0
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training at one picture size."""
+
+    side: int  # pixels
+    minutes: float
+    batch: int
+    rate: float  # peak learning rate
+
+
+@dataclass(frozen=True)
+class MattingConfig:
+    """`models/matting/train.yaml`."""
+
+    kind: str  # "matting": what `flexavatar train` tells configurations apart by
+    seed: int
+    phases: tuple[Phase, ...]
+    weight_decay: float = 0.01
+    warmup: int = 100  # steps
+    checkpoint_minutes: float = 3.0
+    bfloat16: bool = True
+
+
+def read_config(path: Path) -> MattingConfig:
+    """The configuration in `path`. Raises UsageError naming what is wrong."""
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        phases = tuple(Phase(**phase) for phase in settings.pop("phases"))
+        return MattingConfig(phases=phases, **settings)
+    except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(f"{path}: not a configuration of the matting net ({error})") from error
+
+
+class Trainer:
+    """A network, its averaged twin and its optimiser; goes on from `output/state.pt` if it is there."""
+
+    def __init__(self, config: MattingConfig, pack: Path, output: Path) -> None:
+        self.config, self.pack, self.output = config, pack, output
+        torch.manual_seed(config.seed)
+        self.network = MattingNetwork().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=1e-3, weight_decay=config.weight_decay)
+        self.step, self.seconds = 0, 0.0
+        output.mkdir(parents=True, exist_ok=True)
+        if self.state_file.is_file():
+            state = torch.load(self.state_file, weights_only=True)
+            self.network.load_state_dict(state["network"])
+            self.average.load_state_dict(state["average"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.step, self.seconds = state["step"], state["seconds"]
+
+    @property
+    def state_file(self) -> Path:
+        """Everything that going on needs."""
+        return self.output / "state.pt"
+
+    def save(self) -> None:
+        """Write the state, beside and renamed."""
+        state = {"network": self.network.state_dict(), "average": self.average.state_dict()}
+        state |= {"optimiser": self.optimiser.state_dict(), "step": self.step, "seconds": self.seconds}
+        with replacing(self.state_file) as temporary:
+            torch.save(state, temporary)
+        facts = {"steps": self.step, "minutes": round(self.seconds / 60, 1), "config": asdict(self.config)}
+        (self.output / "facts.json").write_text(json.dumps(facts, indent=1))
+
+    def run(self, on_step: Callable[[int, dict[str, float]], None] | None = None) -> None:
+        """Train until the minutes of every phase are spent."""
+        end = 0.0
+        for number, phase in enumerate(self.config.phases):
+            begin, end = end, end + 60 * phase.minutes
+            if self.seconds < end:
+                self.run_phase(phase, number, begin, end, on_step)
+        self.save()
+
+    def run_phase(
+        self,
+        phase: Phase,
+        number: int,
+        begin: float,
+        end: float,
+        on_step: Callable[[int, dict[str, float]], None] | None,
+    ) -> None:
+        """Train from `begin` to `end` seconds of the whole."""
+        seed = self.config.seed + 1000 * number + self.step
+        stream = Stream(self.pack, phase.side, phase.batch, seed)
+        clock = saved = time.monotonic()
+        for image, truth in DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4):
+            done = (self.seconds - begin) / (end - begin)
+            rate = (
+                phase.rate
+                * min(1.0, (self.step + 1) / self.config.warmup)
+                * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
+            )
+            terms = self.update(image, truth, rate)
+            now = time.monotonic()
+            self.seconds, clock = self.seconds + now - clock, now
+            if on_step is not None:
+                on_step(self.step, terms | {"rate": rate, "minutes": self.seconds / 60})
+            if now - saved > 60 * self.config.checkpoint_minutes:
+                self.save()
+                saved = now
+            if self.seconds >= end:
+                break
+
+    def update(self, image: Tensor, truth: Tensor, rate: float) -> dict[str, float]:
+        """One step; the terms of the loss."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.network.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bfloat16):
+            logits = self.network.branches(image.contiguous(memory_format=torch.channels_last))
+        terms = matting_losses(logits, truth)
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), NORM_LIMIT)
+        self.optimiser.step()
+        self.step += 1
+        keep = min(AVERAGING, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for slow, fast in zip(self.average.state_dict().values(), self.network.state_dict().values()):
+                if slow.dtype.is_floating_point:
+                    slow.lerp_(fast, 1 - keep)
+                else:
+                    slow.copy_(fast)
+        return {name: float(value.detach()) for name, value in terms.items()}

@@ -1,0 +1,196 @@
+"""Training of the matting network: its data is what it says, its losses see what is known, its file is MODNet's."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from flexavatar_cli.core.errors import InputError, UsageError
+from flexavatar_cli.media.images import composite
+from flexavatar_cli.stages.matting import modnet
+from flexavatar_cli.training.matting.attire import clothes, polygon
+from flexavatar_cli.training.matting.cards import blend_cards
+from flexavatar_cli.training.matting.composites import Painter, band_of, composed, placement
+from flexavatar_cli.training.matting.cutouts import UNKNOWN, agreement, is_held_out, key, write_rgba
+from flexavatar_cli.training.matting.export import export
+from flexavatar_cli.training.matting.grounds import behind, painted
+from flexavatar_cli.training.matting.losses import matting_losses
+from flexavatar_cli.training.matting.measuring import hair_band, measure
+from flexavatar_cli.training.matting.network import SEMANTIC_STRIDE, MattingNetwork
+from flexavatar_cli.training.matting.training import MattingConfig, Phase, Trainer, read_config
+
+
+def person(side=128):
+    """Colours and soft alpha of a dark ball."""
+    y, x = np.mgrid[:side, :side].astype(np.float32) - side / 2
+    alpha = np.clip((0.3 * side - np.hypot(x, y)) / 4 + 0.5, 0, 1)
+    return np.broadcast_to(np.float32([0.2, 0.1, 0.05]), (side, side, 3)).copy(), alpha
+
+
+@pytest.fixture
+def pack(tmp_path):
+    """A pack of balls, trained and held out."""
+    colour, alpha = person()
+    names = [f"us_{number:03d}" for number in range(40)]
+    kept = [next(name for name in names if is_held_out(name)), next(name for name in names if not is_held_out(name))]
+    for folder in ("cutout", "portrait", "head", "held_out/head"):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in kept:
+            write_rgba(tmp_path / folder / f"{name}.png", colour, np.round(alpha) if folder == "portrait" else alpha)
+    return tmp_path
+
+
+def test_an_even_ground_is_keyed():
+    colour, alpha = person(256)
+    y, x = np.mgrid[:256, :256].astype(np.float32) / 256
+    ground = np.stack([0.8 + 0.05 * x, 0.82 - 0.06 * y * y, 0.8 + 0.03 * x * y], -1)
+    strand = np.zeros_like(alpha)
+    cv2.line(strand, (128, 60), (150, 20), 0.8, 1)
+    truth = np.maximum(alpha, strand)
+    rough = cv2.GaussianBlur(alpha, (0, 0), 3)
+    face = np.array([[120, 120], [136, 120], [128, 140]])
+    found = key(composite(colour, truth, ground), rough, rough, face)
+    assert np.abs(found - truth).mean() < 0.25 * np.abs(rough - truth).mean()
+    assert found[strand > 0.7].mean() > 0.6
+
+
+def test_segmenters_that_differ_leave_it_open():
+    first, second = np.zeros((2, 256, 256), np.float32)
+    first[60:200, 60:200] = 1
+    second[60:200, 60:150] = 1
+    labels = agreement(first, second)
+    assert (labels[100, 80], labels[100, 170], labels[100, 20]) == (255, UNKNOWN, 0)
+    assert labels[61, 100] == labels[57, 100] == UNKNOWN  # the edge itself
+
+
+def test_cards_are_blended_by_depth():
+    corners = np.array([[0, 0], [40, 0], [0, 40], [0, 0], [40, 0], [0, 40]], float)
+    depth = np.array([2.0, 2, 2, 1, 1, 1])
+    texture = np.zeros((2, 2, 4), np.float32)
+    texture[0] = (1, 0, 0, 0.5)  # upper row, v > 0.5
+    texture[1] = (0, 1, 0, 0.5)
+    uv = np.array([[[0.5, 0.75]] * 3, [[0.5, 0.25]] * 3])  # the far card is red, the near one green
+    faces = np.array([[0, 1, 2], [3, 4, 5]])
+    results = []
+    for order in ([0, 1], [1, 0]):
+        colour, alpha = np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), np.float32)
+        hidden = np.full((8, 8), np.inf)
+        hidden[4:] = 0.5
+        blend_cards(corners, depth, faces[order], uv[order], np.ones(6, np.float32), texture, hidden, colour, alpha)
+        results.append(colour)
+        np.testing.assert_allclose(alpha[:4], 0.75)
+        assert alpha[4:].max() == 0
+    np.testing.assert_allclose(results[0][0, 0], (0.25, 0.5, 0))
+    np.testing.assert_array_equal(*results)
+
+
+def test_clothes_reach_the_lower_edge():
+    square = polygon(32, np.array([[8.0, 8], [24, 8], [24, 24], [8, 24]]))
+    assert (square[16, 16], square[2, 2]) == (255, 0)
+    colour, alpha = clothes(np.array([[40.0, 60], [90, 60]]), 128, np.random.default_rng(0))
+    assert alpha[-1].max() == 1
+    assert (colour <= alpha[..., None] + 1e-6).all()  # premultiplied
+
+
+def test_grounds_are_pictures():
+    generator = np.random.default_rng(0)
+    for _ in range(12):
+        ground = painted(64, generator)
+        assert ground.shape == (64, 64, 3)
+        assert 0 <= ground.min() <= ground.max() <= 1
+    rgb = np.zeros((64, 64, 3), np.uint8)
+    rgb[:, 32:] = 200
+    labels = np.where(np.arange(64) < 32, 255, 0)[None].repeat(64, 0).astype(np.uint8)
+    assert behind(rgb, labels, 48, generator).min() > 0.7  # nothing of the black person
+
+
+def test_composites_know_their_alpha():
+    colour, alpha = person()
+    rgba = np.dstack([colour * 255, alpha * 255]).astype(np.uint8)
+    for seed in range(8):
+        sample = composed(rgba, np.ones((96, 96, 3), np.float32), 0.6, np.random.default_rng(seed))
+        dark = 1 - sample.image.mean(-1) / 255
+        assert np.corrcoef(dark.ravel(), sample.alpha.ravel())[0, 1] > 0.9
+    band = band_of(alpha)
+    assert band[64, 64] == band[0, 0] == 0
+    assert band[(alpha > 0.1) & (alpha < 0.9)].min() == 1
+
+
+def test_lower_edge_stays_out_of_sight():
+    for seed in range(50):
+        place = placement(np.zeros((100, 100, 4)), 64, 0.5, np.random.default_rng(seed))
+        ends = place[:, :2] @ np.array([[0, 100], [100, 100]]).T + place[:, 2:]
+        assert ends[1].mean() > 62
+
+
+def test_losses_see_only_what_is_known():
+    torch.manual_seed(0)
+    truth = torch.zeros(2, 4, 64, 64)
+    truth[:, 0, :, :32] = 1
+    truth[:, 1] = 1
+    truth[:, 1, 40:] = 0
+    right = 20 * (truth[:, :1] - 0.5)
+    small = torch.nn.functional.avg_pool2d(right, SEMANTIC_STRIDE), torch.nn.functional.avg_pool2d(right, 2)
+    good = sum(matting_losses((*small, right), truth).values())
+    spoiled = right.clone()
+    spoiled[:, :, 40:] *= -1
+    hidden = sum(matting_losses((*small, spoiled), truth).values())
+    bad = sum(matting_losses((*small, -right), truth).values())
+    assert good < 0.05
+    assert hidden == pytest.approx(float(good), abs=1e-6)
+    assert bad > 5
+
+
+def test_the_file_keeps_modnets_contract(tmp_path):
+    torch.manual_seed(0)
+    network = MattingNetwork().eval()
+    path = export(network, tmp_path / "portrait-matting.onnx")
+    assert path.stat().st_size <= 12e6
+    net = modnet(path)
+    rgb = np.random.default_rng(0).random((512, 640, 3)).astype(np.float32)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(rgb.transpose(2, 0, 1)[None] * 2 - 1))[0, 0].numpy()
+    np.testing.assert_allclose(net.probability(rgb), expected, atol=1e-4)
+    assert net.probability(rgb[:300, :200]).shape == (300, 200)
+
+
+def test_training_goes_on_where_it_was_cut(pack):
+    config = MattingConfig("matting", 0, (Phase(64, 1.0, 2, 1e-3),), bfloat16=False)
+    trainer = Trainer(config, pack, pack / "run")
+    picture, truth = (torch.stack(part) for part in zip(*[s.tensors() for s in samples(pack)]))
+    before = sum(trainer.update(picture, truth, 1e-3).values())
+    for _ in range(15):
+        after = sum(trainer.update(picture, truth, 3e-3).values())
+    assert after < 0.8 * before
+    trainer.save()
+    again = Trainer(config, pack, pack / "run")
+    assert again.step == 16
+    for name, value in trainer.average.state_dict().items():
+        torch.testing.assert_close(again.average.state_dict()[name], value)
+
+
+def samples(pack):
+    """A few samples of every kind."""
+    painter, generator = Painter(pack), np.random.default_rng(0)
+    return [painter.sample(64, generator) for _ in range(4)]
+
+
+def test_hold_out_is_measured(pack):
+    class Blind:
+        coarse, guided = False, True
+        probability = staticmethod(lambda rgb: np.ones(rgb.shape[:2], np.float32))
+
+    rows = measure({"blind": Blind()}, pack)
+    assert [row["kind"] for row in rows] == ["head", "cutout"]
+    assert all(row["mad"] > 0.2 for row in rows)
+    alpha = person()[1]
+    assert 0 < hair_band(alpha).mean() < 0.5
+    assert not hair_band(alpha)[-20:].any()
+
+
+def test_bad_configurations_and_empty_packs_are_named(tmp_path):
+    (tmp_path / "train.yaml").write_text("kind: matting\nseed: 0\nphases: [{side: 3}]\n")
+    with pytest.raises(UsageError, match="not a configuration"):
+        read_config(tmp_path / "train.yaml")
+    with pytest.raises(InputError, match="make the pack first"):
+        Painter(tmp_path)
