@@ -1,5 +1,6 @@
 """Training pictures: people before random grounds, with what cameras and codecs do to them."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +157,7 @@ class Painter:
 
     def __init__(self, pack: Path, held_out: bool = False) -> None:
         self.files: dict[str, list[Path]] = {}
+        self.read = functools.cache(read_rgba)  # decoding is a quarter of a sample's time, a whole pack is about 1 GB
         for kind in SHARES:
             files = sorted((pack / kind).glob("*.png"))
             self.files[kind] = [file for file in files if kind == "head" or is_held_out(file.stem) == held_out]
@@ -171,7 +173,7 @@ class Painter:
 
     def pick(self, kind: str, generator: np.random.Generator) -> np.ndarray:
         """Any picture of a kind."""
-        return read_rgba(self.files[kind][generator.integers(len(self.files[kind]))])
+        return self.read(self.files[kind][generator.integers(len(self.files[kind]))])
 
     def sample(self, side: int, generator: np.random.Generator) -> Sample:
         """One sample of `side` pixels."""
