@@ -105,28 +105,39 @@ def rigged_gaussians(
     expression: Tensor,  # [E]
 ) -> Gaussians:
     """Gaussians of one expression, differentiable in the attributes (sizes and frames of the anchor are constants)."""
+    return rigged_heads(anchor, attributes, identity, expression[None])[0]
+
+
+def rigged_heads(
+    anchor: RigAnchor,
+    attributes: TexelAttributes,  # of B
+    identity: Tensor,  # [K]
+    expressions: Tensor,  # [B, E]
+) -> list[Gaussians]:
+    """`rigged_gaussians` of B expressions at once."""
     head = anchor.head
     grid = head.texels(anchor.resolution)
     with torch.no_grad():
-        vertices = head.vertices(identity, expression)
+        vertices = head.vertices(identity.expand(len(expressions), -1), expressions)
         skin = surface(grid, vertices)
-        axes = frames(head, grid, vertices).matrix()  # [N, 3, 3]
-    offset = attributes.offset[0] * anchor.reach
+        axes = frames(head, grid, vertices).matrix()  # [B, N, 3, 3]
+    offset = attributes.offset * anchor.reach
     positions = skin + (axes @ offset[..., None])[..., 0]
     with torch.no_grad():
         splat_axes, sizes = splat_frames(positions.detach(), anchor.neighbours)
         base_quats = quaternion(splat_axes)
-    quats = quaternion_product(base_quats, attributes.rotation[0])
-    return Gaussians(positions, quats, sizes * attributes.scale[0], attributes.opacity[0], attributes.color[0])
+    quats = quaternion_product(base_quats, attributes.rotation)
+    fields = (positions, quats, sizes * attributes.scale, attributes.opacity, attributes.color)
+    return [Gaussians(*one) for one in zip(*(field.unbind(0) for field in fields), strict=True)]
 
 
 def splat_frames(
-    positions: Tensor,  # [N, 3]
+    positions: Tensor,  # [..., N, 3]
     neighbours: Tensor,  # [4, N]
 ) -> tuple[Tensor, Tensor]:
-    """Principal axes [N, 3, 3] (columns; third = normal) and sigmas [N, 3] of the cell each texel covers."""
-    left, right, above, below = positions[neighbours]
-    steps = neighbours != torch.arange(len(positions), device=positions.device)
+    """Principal axes [..., N, 3, 3] (columns; third = normal) and sigmas [..., N, 3] of the cell each texel covers."""
+    left, right, above, below = (positions.index_select(-2, side) for side in neighbours)
+    steps = neighbours != torch.arange(positions.shape[-2], device=positions.device)
     along_u = _clamped((right - left) / (steps[0].float() + steps[1]).clamp_min(1)[:, None])
     along_v = _clamped((below - above) / (steps[2].float() + steps[3]).clamp_min(1)[:, None])
     # the 2x2 Gram matrix of the steps has the cell's principal axes as eigenvectors
@@ -134,14 +145,14 @@ def splat_frames(
     half, apart = (uu + vv) / 2, (uu - vv) / 2
     root = (apart**2 + uv**2).sqrt()
     large, small = half + root, (half - root).clamp_min(0)
-    angle = 0.5 * torch.atan2(uv, apart)
-    first = torch.cos(angle)[:, None] * along_u + torch.sin(angle)[:, None] * along_v
-    second = -torch.sin(angle)[:, None] * along_u + torch.cos(angle)[:, None] * along_v
+    angle = 0.5 * torch.atan2(uv, apart)[..., None]
+    first = torch.cos(angle) * along_u + torch.sin(angle) * along_v
+    second = -torch.sin(angle) * along_u + torch.cos(angle) * along_v
     first = normalize(first, dim=-1, eps=1e-9)
     normal = torch.linalg.cross(first, second)
-    lonely = normal.norm(dim=-1) < 1e-12
-    first = torch.where(lonely[:, None], first.new_tensor([1.0, 0, 0]), first)
-    normal = torch.where(lonely[:, None], first.new_tensor([0, 0, 1.0]), normalize(normal, dim=-1, eps=1e-20))
+    lonely = normal.norm(dim=-1, keepdim=True) < 1e-12
+    first = torch.where(lonely, first.new_tensor([1.0, 0, 0]), first)
+    normal = torch.where(lonely, first.new_tensor([0, 0, 1.0]), normalize(normal, dim=-1, eps=1e-20))
     second = torch.linalg.cross(normal, first)
     sigma_small = small.sqrt().clamp_min(SMALLEST_SIGMA)
     sigma_large = torch.maximum(large.sqrt(), sigma_small)

@@ -13,6 +13,7 @@ from flexavatar_cli.evaluation.quality import holes
 from flexavatar_cli.stages import animation, instruments, motion, trajectories
 
 SIZE = 96
+real = animation.pictures
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,37 @@ def test_a_held_camera_and_batches_change_nothing(figure, nod):
     for ours, theirs, single in zip(one, frames_of(figure, nod), alone, strict=True):
         assert (ours == theirs).all()
         assert np.abs(ours - single).max() < 1e-4
+
+
+def test_heads_go_in_batches_that_a_launch_takes(figure, nod, monkeypatch):
+    """Two batches, the second one smaller; poses in a batch are those of the readable rig one by one."""
+    sizes = []
+    monkeypatch.setattr(animation, "pictures", lambda heads, *rest: sizes.append(len(heads)) or real(heads, *rest))
+    one, other = frames_of(figure, nod), frames_of(dataclasses.replace(figure, quick=None), nod)
+    assert sizes == [animation.CHUNK, 1, animation.CHUNK, 1]
+    for ours, theirs in zip(one, other, strict=True):
+        assert np.abs(ours - theirs).mean() < 1e-3
+    slow = dataclasses.replace(figure, quick=None)
+    codes = torch.from_numpy(nod.expression_code)
+    attributes = figure.attributes(codes)
+    for at, head in enumerate(slow.heads(attributes, codes)):
+        alone = slow.pose(attributes.map(lambda values, at=at: values[at : at + 1]), codes[at])
+        for name, value in vars(alone).items():
+            torch.testing.assert_close(getattr(head, name), value, atol=1e-6, rtol=1e-5)
+
+
+def test_a_batch_is_waited_for_when_the_next_is_under_way():
+    made = []
+
+    def batches():
+        for number in range(3):
+            made.append(number)
+            yield torch.full((2, 1, 1, 3), float(number))
+
+    stream = animation.on_host(batches())
+    assert next(stream)[0, 0, 0] == 0
+    assert made == [0, 1]
+    assert [float(picture[0, 0, 0]) for picture in stream] == [0, 1, 1, 2, 2]
 
 
 def test_missing_faces_repeat_the_last_pose_and_are_named(figure, nod, caplog):
