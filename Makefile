@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export GOMP_SPINCOUNT ?= 0
 
-.PHONY: setup demo lint test check golden bench head-model
+.PHONY: setup demo lint test check golden bench head-model matting
 
 setup: $(STAMP)
 
@@ -36,3 +36,11 @@ bench: setup
 
 head-model: setup
 	$(BIN)/python -m flexavatar_cli.training.head_model
+
+# DATA = folder of the data packs, SEGMENTER = sinet_portrait_320_softmax.onnx
+matting: setup
+	$(BIN)/python -m flexavatar_cli.training.matting pack $(DATA) $(SEGMENTER) runs/matting-pack
+	$(BIN)/python -m flexavatar_cli.training.matting train models/matting/train.yaml runs/matting-pack runs/matting
+	$(BIN)/python -m flexavatar_cli.training.matting export models/matting/train.yaml runs/matting-pack runs/matting \
+		models/matting/portrait-matting.onnx
+	$(BIN)/python -m flexavatar_cli.training.matting measure runs/matting-pack models/matting/portrait-matting.onnx

@@ -9,7 +9,7 @@ from flexavatar_cli.training.matting.cutouts import is_held_out, prepare_people
 from flexavatar_cli.training.matting.export import export
 from flexavatar_cli.training.matting.heads import prepare_heads
 from flexavatar_cli.training.matting.measuring import measure
-from flexavatar_cli.training.matting.training import Trainer, read_config
+from flexavatar_cli.training.matting.training import Trainer, read_config, train
 
 
 def pack(arguments: argparse.Namespace) -> None:
@@ -21,18 +21,9 @@ def pack(arguments: argparse.Namespace) -> None:
     prepare_heads(arguments.data, arguments.pack / "head", arguments.heads, False, is_held_out, 0)
 
 
-def train(arguments: argparse.Namespace) -> None:
-    """Train, or go on, and log each 20th step."""
-    trainer = Trainer(read_config(arguments.config), arguments.pack, arguments.output)
-
-    def on_step(step: int, terms: dict[str, float]) -> None:
-        if step % 20 == 0:
-            with open(arguments.output / "log.jsonl", "a", encoding="utf-8") as stream:
-                stream.write(
-                    json.dumps({"step": step} | {name: round(value, 5) for name, value in terms.items()}) + "\n"
-                )
-
-    trainer.run(on_step)
+def learn(arguments: argparse.Namespace) -> None:
+    """Train, or go on."""
+    print(train(arguments.config, arguments.pack, arguments.output, logging.info))
 
 
 def ship(arguments: argparse.Namespace) -> None:
@@ -62,10 +53,10 @@ def main() -> None:
     packing.add_argument("--heads", type=int, default=1500)
     packing.set_defaults(run=pack)
     training = commands.add_parser("train")
-    training.add_argument("config", type=Path)
+    training.add_argument("config", type=Path, help="models/matting/train.yaml")
     training.add_argument("pack", type=Path)
-    training.add_argument("output", type=Path)
-    training.set_defaults(run=train)
+    training.add_argument("output", type=Path, help="folder of the run")
+    training.set_defaults(run=learn)
     shipping = commands.add_parser("export")
     shipping.add_argument("config", type=Path)
     shipping.add_argument("pack", type=Path)

@@ -23,6 +23,7 @@ from flexavatar_cli.training.matting.network import MattingNetwork
 log = logging.getLogger(__name__)
 
 AVERAGING = 0.995  # decay of the averaged weights per step
+LOG_EVERY = 20  # steps
 NORM_LIMIT = 1.0
 
 
@@ -57,6 +58,30 @@ def read_config(path: Path) -> MattingConfig:
         return MattingConfig(phases=phases, **settings)
     except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(f"{path}: not a configuration of the matting net ({error})") from error
+
+
+def is_config(path: Path) -> bool:
+    """Whether the file is a configuration of the matting net rather than of an avatar network."""
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return False
+    return isinstance(settings, dict) and settings.get("kind") == "matting"
+
+
+def train(config: Path, pack: Path, output: Path, say: Callable[[str], None]) -> dict[str, object]:
+    """Train by the configuration on a pack, or go on; what came of it. Each 20th step goes to `output/log.jsonl`."""
+    trainer = Trainer(read_config(config), pack, output)
+    say(f"training the matting net from step {trainer.step}")
+
+    def on_step(step: int, terms: dict[str, float]) -> None:
+        if step % LOG_EVERY == 0:
+            with open(output / "log.jsonl", "a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"step": step} | {name: round(part, 5) for name, part in terms.items()}) + "\n")
+            say(f"step {step}: fusion {terms['fusion']:.4f}, {terms['minutes']:.1f} minutes")
+
+    trainer.run(on_step)
+    return {"run": output, "steps": trainer.step, "minutes": round(trainer.seconds / 60, 1)}
 
 
 class Trainer:
