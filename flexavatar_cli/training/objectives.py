@@ -16,18 +16,21 @@ from flexavatar_cli.training.targets import Target
 
 MATTE_FLOOR = 0.02  # alpha under which a pixel is background
 SMALLEST_COVER = 0.05  # share of a picture that a head covers at least, for the mean over it
+HEIGHT_UNIT = 0.05  # metres of displacement that weigh like a full step of colour
 AWAY = -0.1  # cosine of normal and view under which a texel faces away
 
 
 def uv_terms(prior: UVPrior, batch: Batch, attributes: TexelAttributes) -> dict[str, Tensor]:
     """Named terms in texels, each a mean over samples, so that they add up over processes and parts of a batch."""
     weight = batch.weight / batch.weight.mean(1, keepdim=True).clamp_min(1e-6)
-    difference = attributes.color - batch.target
-    lift = (attributes.offset[..., 2] - batch.height).abs() * batch.height_weight / 0.05
+    tint = attributes.color - batch.target
+    lift = (attributes.offset[..., 2] - batch.height) / HEIGHT_UNIT
     return {
-        "color": (difference.abs().mean(-1) * weight).mean(),
-        "edges": 0.5 * _gradients(prior, difference, batch.weight),
-        "height": 0.4 * lift.mean(),
+        "color": (tint.abs().mean(-1) * weight).mean(),
+        "edges": 0.5 * _gradients(prior, tint * batch.weight[..., None], batch.weight > 0),
+        "height": 0.4 * (lift.abs() * batch.height_weight).mean(),
+        # without it the picture terms carve the code's patches into outlines
+        "relief": 2.0 * _gradients(prior, lift[..., None], batch.height_weight > 0),
         "slide": 20.0 * attributes.offset[..., :2].abs().mean(),
         "opacity": 0.2 * (attributes.opacity - 0.99).abs().mean(),
         "size": 0.05 * (attributes.scale.log() ** 2).mean(),
@@ -35,17 +38,20 @@ def uv_terms(prior: UVPrior, batch: Batch, attributes: TexelAttributes) -> dict[
     }
 
 
-def _gradients(prior: UVPrior, difference: Tensor, weight: Tensor) -> Tensor:
-    """Mean absolute difference between neighbouring texels of the error picture."""
+def _gradients(
+    prior: UVPrior,
+    error: Tensor,  # [B, N, C]
+    known: Tensor,  # [B, N] bool
+) -> Tensor:
+    """Mean absolute difference of the error between neighbouring texels that are both known."""
     size = prior.resolution
-    stacked = torch.cat([difference * weight[..., None], weight[..., None]], -1)
-    picture = stacked.new_zeros(len(stacked), size * size, 4)
+    stacked = torch.cat([error, known[..., None].to(error)], -1)
+    picture = stacked.new_zeros(len(stacked), size * size, stacked.shape[-1])
     picture[:, prior.index] = stacked
-    picture = picture.reshape(len(stacked), size, size, 4)
-    across = (picture[:, :, 1:, :3] - picture[:, :, :-1, :3]).abs() * (
-        picture[:, :, 1:, 3:] * picture[:, :, :-1, 3:] > 0
-    )
-    down = (picture[:, 1:, :, :3] - picture[:, :-1, :, :3]).abs() * (picture[:, 1:, :, 3:] * picture[:, :-1, :, 3:] > 0)
+    picture = picture.reshape(len(stacked), size, size, -1)
+    errors, known = picture[..., :-1], picture[..., -1:] > 0
+    across = (errors[:, :, 1:] - errors[:, :, :-1]).abs() * (known[:, :, 1:] & known[:, :, :-1])
+    down = (errors[:, 1:] - errors[:, :-1]).abs() * (known[:, 1:] & known[:, :-1])
     return (across.mean() + down.mean()) / 2
 
 

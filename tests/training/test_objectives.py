@@ -68,3 +68,16 @@ def test_one_camera_teaches_nothing_about_the_back(head, pack_folder):
     assert back.any()
     assert gradient[0, back].abs().max() == 0
     assert gradient[0, depth > 0.09].abs().max() > 0
+
+
+def test_bumps_cost_more_than_a_shift(head, pack_folder):
+    batch = sample(head, pack_folder)
+    prior = uv_prior(head, RESOLUTION, torch.zeros(batch.target.shape[1], 3))
+    right = right_answer(batch)
+    bumps = 0.002 * (-1.0) ** (prior.index // 8)
+    up = torch.tensor([0.0, 0, 1])
+    costs = [
+        uv_terms(prior, batch, replace(right, offset=right.offset + lift * up)) for lift in (0.002, bumps[:, None])
+    ]
+    assert costs[0]["height"].item() == pytest.approx(costs[1]["height"].item())
+    assert costs[1]["relief"] > 10 * costs[0]["relief"]
