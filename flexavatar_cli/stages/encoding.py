@@ -18,12 +18,13 @@ from flexavatar_cli.core.track import Track
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.media.images import encode_png
 from flexavatar_cli.model import plucker_map
+from flexavatar_cli.stages.hair_detail import FLOOR, hair_detail
 from flexavatar_cli.stages.instruments import SINKS, Instruments
-from flexavatar_cli.stages.observation import Observation, crop_observation, examine, outline_correction
+from flexavatar_cli.stages.observation import Evidence, Observation, crop_observation, examine, outline_correction
 from flexavatar_cli.stages.rig import rig_anchor, settled
 from flexavatar_cli.stages.shots import Shot
 from flexavatar_cli.stages.static_encoding import encode_static
-from flexavatar_cli.stages.uv_prior import DISPLACEMENT_UNIT, UVPrior, uv_features, uv_prior
+from flexavatar_cli.stages.uv_prior import DISPLACEMENT_UNIT, UVPrior, hairiness, low_frequencies, uv_features, uv_prior
 
 THUMBNAIL = 256
 CORRECTIONS = 2  # rounds of putting back, through the skip path, what the network smoothed away
@@ -129,7 +130,25 @@ def encode_observation(
         for _ in range(CORRECTIONS):
             missing = found.seen[:, None] * (found.color - decode(code).color[0])
             code = model.corrected(code, _maps(prior, color=missing).to(device))
+        strands = _strands(seen, found, prior, instruments.head, decode(code).color[0])
+        code = model.corrected(code, _maps(prior, color=strands).to(device))
     return code[0].float().cpu().numpy()
+
+
+def _strands(
+    seen: Observation,
+    found: Evidence,
+    prior: UVPrior,
+    head: HeadModel,
+    color: torch.Tensor,  # [N, 3] decoded
+) -> torch.Tensor:  # [N, 3]
+    """What must be added to the colours of unseen hair so that it has the texture of the hair seen."""
+    hair = torch.maximum(hairiness(prior, found.displacement[None])[0], prior.on_scalp)
+    weight = hair[None] + 1e-6
+    low = low_frequencies(prior, color[None], weight, prior.hair_kernel)[0]
+    detail = hair_detail(seen, found, hair.numpy(), low.numpy(), head, prior.resolution)
+    wanted = (low + FLOOR) * torch.from_numpy(detail).exp()[:, None] - FLOOR
+    return (hair * (1 - found.seen))[:, None] * (wanted.clamp(0, 1) - color)
 
 
 def _maps(

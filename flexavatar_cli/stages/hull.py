@@ -32,6 +32,7 @@ STEP = (-0.03, 0.05)  # metres, bounds of what one round may ask for
 BENDING = 0.012**2  # square metres: features smaller than this length are ironed out
 PULL = 3.0  # of one point of the outline, against the membrane
 HOLD = 0.1  # of one vertex that is seen frontally where no hair should be
+SLACK = 0.3  # tension of the membrane beside the scalp: hair rises steeply from the hairline, then keeps its thickness
 STIFFNESS = 30.0  # of vertices that may not be lifted at all
 
 
@@ -54,13 +55,16 @@ def membrane(head: HeadModel) -> Membrane:
 def _make_membrane(head: HeadModel) -> Membrane:
     faces, count = head.faces.numpy(), len(head.template)
     corners = head.template.numpy().astype(np.float64)[faces]
+    tension = SLACK + head.scalp_weight.numpy()[faces].mean(1) * (1 - SLACK)
+    below = corners[..., 1].mean(1) < CHIN
+    tension = np.where(below, 1.0, tension)
     laplacian, mass = sparse.csr_matrix((count, count)), np.zeros(count)
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2
     for at in range(3):
         first, second = corners[:, at - 2] - corners[:, at], corners[:, at - 1] - corners[:, at]
         cotangent = np.clip((first * second).sum(1) / np.maximum(2 * area, 1e-12), 0, 10) / 2
         i, j = faces[:, at - 2], faces[:, at - 1]
-        edge = sparse.csr_matrix((cotangent, (i, j)), (count, count))
+        edge = sparse.csr_matrix((tension * cotangent, (i, j)), (count, count))
         edge = edge + edge.T
         laplacian = laplacian + sparse.diags(np.asarray(edge.sum(1)).ravel()) - edge
         np.add.at(mass, faces[:, at], area / 3)

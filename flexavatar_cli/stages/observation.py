@@ -16,6 +16,7 @@ from flexavatar_cli.heads.texels import TexelGrid
 from flexavatar_cli.media.images import to_uint8
 from flexavatar_cli.render.mesh import rasterize_mesh
 from flexavatar_cli.stages.hull import MATTE_EDGE, at_texels, at_vertices, hull_displacement
+from flexavatar_cli.stages.matting import foreground
 
 CROP_BOTTOM = -0.20  # metres, head space: lower edge of the crop
 CROP_TOP = 0.20  # upper edge unless hair or a hat reaches higher
@@ -46,6 +47,7 @@ class Evidence:
     seen: Tensor  # [N] in 0..1
     facing: Tensor  # [N] cosine of normal and view
     displacement: Tensor  # [N] metres, the hair hull
+    pixels: Tensor  # [N, 2] where each texel lands in the picture
 
 
 def head_crop(camera: Camera, alpha: np.ndarray, size: int) -> Crop:
@@ -82,7 +84,7 @@ def crop_window(rgb: np.ndarray, alpha: np.ndarray, track: Track, frame: int, cr
     image = crop.image(np.asarray(rgb, np.float32), border=1.0)
     matte = crop.image(np.asarray(alpha, np.float32), border=0.0)
     inside = crop.image(np.ones(rgb.shape[:2], np.float32), border=0.0)
-    composited = image * matte[..., None] + (1 - matte[..., None])
+    composited = foreground(image, matte) * matte[..., None] + (1 - matte[..., None])
     return Observation(
         to_uint8(composited),
         to_uint8(matte),
@@ -103,7 +105,7 @@ def examine(
     matte, inside = (value.astype(np.float32) / 255 for value in (seen.alpha, seen.inside))
     shape = texel_visibility(matte, inside, seen.camera, seen.identity, seen.expression, head, resolution, displacement)
     color = sample_bilinear(seen.image.astype(np.float32) / 255, shape.pixels)
-    arrays = (color, shape.seen, shape.facing, shape.displacement)
+    arrays = (color, shape.seen, shape.facing, shape.displacement, shape.pixels)
     return Evidence(*(torch.from_numpy(array.astype(np.float32)) for array in arrays))
 
 

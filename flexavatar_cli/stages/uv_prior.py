@@ -15,12 +15,17 @@ from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.heads.surface import frames, surface
 
 CELLS = 64  # low frequencies live on a 64 x 64 grid of cells
+AROUND = 8  # cells that a texel's low frequencies are interpolated from ...
+AROUND_RADIUS = 0.006  # ... with inverse-distance weights of this radius, metres
 SHEPARD_RADIUS = 0.008  # metres; inverse-distance weights 1 / (r^2 + radius^2)^2
 MIRROR_TRUST = 0.7
 RATIO_FLOOR = 0.08  # added to the mean before dividing, so that dark mean texels do not amplify noise
 HAIR_HEIGHT = (0.006, 0.014)  # metres above the skin between which a texel turns from skin to hair
 BALD_GRAIN = 0.2  # share of the strands that shows where no hair stands off
 HAIR_ENOUGH = 60.0  # seen hair texels at which half of the hair's colour is taken from them
+PREVAILING_ROUNDS = 6
+PREVAILING_SPREAD = 0.35  # of the logarithm of a colour ratio
+PREVAILING_FLOOR = 0.02
 SHOULDERS = -0.14  # metres, head space
 DISPLACEMENT_UNIT = 0.2  # metres; the network's unit of displacement (model.yaml says the same)
 CHANNELS = 23  # of `uv_features`
@@ -32,7 +37,7 @@ AFFINITY = torch.tensor(
     [  # skin  scalp bust  eyes  teeth mouth
         [1.0, 1e-3, 1e-2, 0.0, 0.0, 0.0],  # skin
         [1e-5, 1.0, 1e-6, 0.0, 0.0, 0.0],  # scalp
-        [1e-2, 1e-4, 1.0, 0.0, 0.0, 0.0],  # bust
+        [1e-4, 1e-4, 1.0, 0.0, 0.0, 0.0],  # bust
         [1e-4, 0.0, 0.0, 1.0, 0.0, 0.0],  # eyes
         [1e-3, 0.0, 0.0, 0.0, 1.0, 0.0],  # teeth
         [1e-3, 0.0, 0.0, 0.0, 0.0, 1.0],  # mouth
@@ -50,8 +55,8 @@ class UVPrior:
     cell: Tensor  # [N] cell each texel belongs to
     kernel: Tensor  # [M, M] Shepard weights, rows = cell to fill
     hair_kernel: Tensor  # [M, M] the same where everything lifted counts as one material
-    spread: Tensor  # [N, 4] cells around a texel
-    spread_weight: Tensor  # [N, 4]
+    spread: Tensor  # [N, AROUND] cells around a texel
+    spread_weight: Tensor  # [N, AROUND]
     on_scalp: Tensor  # [N] 1 where hair grows
     above_shoulders: Tensor  # [N] 1 for skin that hair may hang over
     interior: Tensor  # [N] bool: eyes, teeth and mouth, whose fill is grey
@@ -80,14 +85,16 @@ def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  
     kernel = (SHEPARD_RADIUS**2 / (squared + SHEPARD_RADIUS**2)) ** 2
     hair_kernel = kernel * (cell_group <= GROUPS["scalp"])
     kernel = kernel * AFFINITY[cell_group][:, cell_group]
-    spread = torch.zeros(len(positions), 4, dtype=torch.int64)
-    spread_weight = torch.zeros(len(positions), 4)
+    spread = torch.zeros(len(positions), AROUND, dtype=torch.int64)
+    spread_weight = torch.zeros(len(positions), AROUND)
     for group in groups.unique():
         texels, members = torch.nonzero(groups == group)[:, 0], torch.nonzero(cell_group == group)[:, 0]
-        distance, nearest = cKDTree(centre[members].numpy()).query(positions[texels].numpy(), k=min(4, len(members)))
+        distance, nearest = cKDTree(centre[members].numpy()).query(
+            positions[texels].numpy(), k=min(AROUND, len(members))
+        )
         distance, nearest = torch.as_tensor(distance).float(), torch.as_tensor(nearest)
         spread[texels, : nearest.shape[1]] = members[nearest]
-        weight = 1 / (distance**2 + 0.002**2)
+        weight = 1 / (distance**2 + AROUND_RADIUS**2) ** 2
         spread_weight[texels, : nearest.shape[1]] = weight / weight.sum(-1, keepdim=True)
     statics = torch.zeros(7, resolution * resolution)
     statics[:, grid.index] = torch.cat([positions / 0.1, normals, scalp], -1).T
@@ -126,6 +133,26 @@ def low_frequencies(prior: UVPrior, values: Tensor, weight: Tensor, kernel: Tens
     return (filled[:, prior.spread] * prior.spread_weight[..., None]).sum(2)
 
 
+def hairiness(prior: UVPrior, displacement: Tensor) -> Tensor:  # [B, N] metres -> [B, N]
+    """1 where a texel above the shoulders stands so far off that it is hair or a hat, 0 on skin."""
+    return ((displacement - HAIR_HEIGHT[0]) / (HAIR_HEIGHT[1] - HAIR_HEIGHT[0])).clamp(0, 1) * prior.above_shoulders
+
+
+def prevailing(
+    values: Tensor,  # [B, N, 3]
+    weight: Tensor,  # [B, N]
+) -> Tensor:  # [B, N]
+    """1 for values near the one that prevails, next to 0 for others: a hat of two colours is continued in one."""
+    values = (values + RATIO_FLOOR).log()
+    weight = weight[..., None] + 1e-9
+    near = weight
+    for _ in range(PREVAILING_ROUNDS):  # mean shift, from the mean of all
+        centre = (values * near).sum(1, keepdim=True) / near.sum(1, keepdim=True)
+        likeness = (-((values - centre) ** 2).mean(-1, keepdim=True) / (2 * PREVAILING_SPREAD**2)).exp()
+        near = weight * (PREVAILING_FLOOR + likeness)
+    return (PREVAILING_FLOOR + likeness)[..., 0]
+
+
 def base_color(
     prior: UVPrior,
     color: Tensor,  # [B, N, 3] photo at each texel, anything where unseen
@@ -139,9 +166,9 @@ def base_color(
     strands = torch.where(prior.on_scalp > 0, (displacement / HAIR_HEIGHT[0]).clamp(BALD_GRAIN, 1), 1.0)[..., None]
     mean = prior.smooth_mean + strands * (prior.mean_color - prior.smooth_mean) + RATIO_FLOOR
     ratio = ((color + RATIO_FLOOR) / mean).clamp(0.05, 6.0)
-    hairy = ((displacement - HAIR_HEIGHT[0]) / (HAIR_HEIGHT[1] - HAIR_HEIGHT[0])).clamp(0, 1) * prior.above_shoulders
+    hairy = hairiness(prior, displacement)
     low = low_frequencies(prior, ratio, seen * (1 - 0.9 * hairy * (1 - prior.on_scalp)), prior.kernel)
-    hair_seen = seen * hairy
+    hair_seen = seen * hairy * prevailing(ratio, seen * hairy)
     enough = (hair_seen.sum(1) / (hair_seen.sum(1) + HAIR_ENOUGH))[:, None, None]
     hair = low_frequencies(prior, ratio, hair_seen + 1e-6 * seen, prior.hair_kernel)
     low = low + (hairy[..., None] * enough) * (hair - low)

@@ -9,6 +9,7 @@ from flexavatar_cli.stages.uv_prior import (
     DISPLACEMENT_UNIT,
     base_color,
     low_frequencies,
+    prevailing,
     uv_features,
     uv_prior,
 )
@@ -77,3 +78,11 @@ def test_unseen_hair_takes_the_colour_of_seen_hair(prior):
     full, _ = base_color(prior, color, seen, 0.03 * lifted.float()[None])
     hidden = (x < 0) & lifted
     assert full[0, hidden].mean() < 0.2
+
+
+def test_the_colour_that_prevails_outweighs_the_rest():
+    values = torch.full((1, 100, 3), 0.2)
+    values[0, :25] = 3.0
+    share = prevailing(values, torch.ones(1, 100))
+    assert share[0, 25:].min() > 0.9
+    assert share[0, :25].max() < 0.1
