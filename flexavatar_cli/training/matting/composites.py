@@ -43,6 +43,16 @@ def read_rgba(path: Path) -> np.ndarray:
     return cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA)
 
 
+def shrunk(rgba: np.ndarray, largest: int) -> np.ndarray:
+    """RGBA pixels [H, W, 4] uint8 at a longest side of `largest` or less, colours weighted with alpha."""
+    if len(rgba) <= largest:
+        return rgba
+    alpha = np.where(rgba[..., 3:] == 0, 1, rgba[..., 3:]).astype(np.float32)
+    flat = cv2.resize(np.dstack([rgba[..., :3] * alpha, alpha]), (largest, largest), interpolation=cv2.INTER_AREA)
+    cover = cv2.resize(rgba[..., 3], (largest, largest), interpolation=cv2.INTER_AREA)
+    return np.dstack([flat[..., :3] / flat[..., 3:], cover]).round().astype(np.uint8)
+
+
 def band_of(alpha: np.ndarray) -> np.ndarray:
     """1 within BAND of where alpha [S, S] changes, else 0."""
     reach = max(2, round(BAND * len(alpha)))
@@ -155,9 +165,9 @@ def half_labelled(portrait: np.ndarray, side: int, generator: np.random.Generato
 class Painter:
     """Draws samples from `cutout/`, `head/` and `portrait/` below a pack. Raises InputError if one is empty."""
 
-    def __init__(self, pack: Path, held_out: bool = False) -> None:
+    def __init__(self, pack: Path, held_out: bool = False, largest: int = 512) -> None:
         self.files: dict[str, list[Path]] = {}
-        self.read = functools.cache(read_rgba)  # decoding is a quarter of a sample's time, a whole pack is about 1 GB
+        self.read = functools.cache(lambda path: shrunk(read_rgba(path), largest))  # a whole pack is about 1 GB
         for kind in SHARES:
             files = sorted((pack / kind).glob("*.png"))
             self.files[kind] = [file for file in files if kind == "head" or is_held_out(file.stem) == held_out]
@@ -193,7 +203,7 @@ class Stream(IterableDataset):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         cv2.setNumThreads(1)
         generator = np.random.default_rng(self.seed)
-        painter = Painter(self.pack)
+        painter = Painter(self.pack, largest=2 * self.side)
         while True:
             pairs = [painter.sample(self.side, generator).tensors() for _ in range(self.batch)]
             yield torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])
