@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from flexavatar_cli.core.errors import InputError, UsageError
-from flexavatar_cli.media.images import composite
-from flexavatar_cli.stages.matting import modnet
+from flexavatar_cli.media.frames import open_frames
+from flexavatar_cli.media.images import composite, write_png
+from flexavatar_cli.media.video import write_video
+from flexavatar_cli.stages.matting import Net, modnet
 from flexavatar_cli.training.matting.attire import clothes, polygon
 from flexavatar_cli.training.matting.cards import blend_cards
 from flexavatar_cli.training.matting.composites import Painter, band_of, composed, placement
@@ -15,7 +17,7 @@ from flexavatar_cli.training.matting.cutouts import UNKNOWN, agreement, is_held_
 from flexavatar_cli.training.matting.export import export
 from flexavatar_cli.training.matting.grounds import behind, painted
 from flexavatar_cli.training.matting.losses import matting_losses
-from flexavatar_cli.training.matting.measuring import hair_band, measure
+from flexavatar_cli.training.matting.measuring import comparison, flicker, hair_band, measure
 from flexavatar_cli.training.matting.network import SEMANTIC_STRIDE, MattingNetwork
 from flexavatar_cli.training.matting.training import MattingConfig, Phase, Trainer, read_config
 
@@ -194,3 +196,21 @@ def test_bad_configurations_and_empty_packs_are_named(tmp_path):
         read_config(tmp_path / "train.yaml")
     with pytest.raises(InputError, match="make the pack first"):
         Painter(tmp_path)
+
+
+def test_trembling_is_flicker_and_rest_is_not(tmp_path):
+    generator = np.random.default_rng(0)
+    shots = [np.full((64, 64, 3), value, np.float32) for value in generator.random(8)]
+    frames = open_frames(write_video(tmp_path / "clip", shots, 25))
+    alpha = person(64)[1]
+    still = Net("still", "0", lambda rgb: alpha, coarse=False)
+    shaky = Net("shaky", "0", lambda rgb: np.clip(alpha + 0.3 * (rgb[..., 0] - 0.5), 0, 1), coarse=False)
+    assert flicker(frames, still) == 0
+    assert 0 < flicker(frames, shaky) < 0.6 * flicker(frames, shaky, smoothed=False)
+
+
+def test_comparison_shows_every_net(tmp_path):
+    photo = write_png(tmp_path / "a.png", composite(*person(), 1.0))
+    net = Net("ball", "0", lambda rgb: person()[1], coarse=False)
+    page = comparison([photo], [net, net])
+    assert page.shape[1] == 9 * page.shape[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 from flexavatar_cli.training.matting.cutouts import is_held_out, prepare_people
 from flexavatar_cli.training.matting.export import export
 from flexavatar_cli.training.matting.heads import prepare_heads
-from flexavatar_cli.training.matting.measuring import measure
+from flexavatar_cli.training.matting.measuring import comparison, flicker, measure
 from flexavatar_cli.training.matting.training import Trainer, read_config, train
 
 
@@ -42,6 +42,25 @@ def evaluate(arguments: argparse.Namespace) -> None:
         print(json.dumps(row))
 
 
+def tremble(arguments: argparse.Namespace) -> None:
+    """Flicker of a clip's mattes with the segmentation and with our net, one picture at a time and smoothed."""
+    from flexavatar_cli.media.frames import open_frames
+    from flexavatar_cli.stages.matting import portrait, selfie
+
+    frames = open_frames(arguments.clip)
+    for net in (selfie(), portrait(arguments.onnx)):
+        single, smooth = flicker(frames, net, smoothed=False), flicker(frames, net)
+        print(json.dumps({"clip": arguments.clip.name, "net": net.name, "single": single, "smoothed": smooth}))
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """A sheet of photos with the segmentation's mattes and ours."""
+    from flexavatar_cli.media.images import write_image
+    from flexavatar_cli.stages.matting import portrait, selfie
+
+    write_image(arguments.sheet, comparison(arguments.photos, [selfie(), portrait(arguments.onnx)]))
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -67,6 +86,15 @@ def main() -> None:
     measuring.add_argument("pack", type=Path)
     measuring.add_argument("onnx", type=Path, nargs="*")
     measuring.set_defaults(run=evaluate)
+    trembling = commands.add_parser("flicker")
+    trembling.add_argument("onnx", type=Path)
+    trembling.add_argument("clip", type=Path)
+    trembling.set_defaults(run=tremble)
+    comparing = commands.add_parser("sheet")
+    comparing.add_argument("onnx", type=Path)
+    comparing.add_argument("sheet", type=Path, help="picture to write")
+    comparing.add_argument("photos", type=Path, nargs="+")
+    comparing.set_defaults(run=compare)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     arguments.run(arguments)

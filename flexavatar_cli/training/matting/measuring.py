@@ -1,16 +1,19 @@
 """Nets measured on the hold-out: people of other hair styles and identities before grounds of their own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from flexavatar_cli.media.images import to_float
-from flexavatar_cli.stages.matting import Net, distance, matte_picture
+from flexavatar_cli.media.frames import Frames
+from flexavatar_cli.media.images import composite, read_photo, sheet, to_float
+from flexavatar_cli.stages.matting import Net, distance, foreground, matte_picture, net_mattes
 from flexavatar_cli.training.matting.composites import Painter, composed, read_rgba
 
 SIDE = 512
 HAIR_BAND = 8  # pixels around soft alpha
+COLOURS = ((0.0, 0.69, 0.25), (0.95, 0.3, 0.25), (0.1, 0.1, 0.1))  # of the comparison's grounds
+TILE = 220  # pixels
 HAIR_PART = 0.7  # of the picture's height, from the top: clothes are below
 
 
@@ -51,3 +54,28 @@ def measure(nets: dict[str, Net], pack: Path) -> list[dict[str, object]]:
         }
         for (name, kind), rows in sums.items()
     ]
+
+
+def flicker(frames: Frames, net: Net, smoothed: bool = True) -> float:
+    """Mean second time difference of alpha near the person's edge: steady motion counts little, trembling counts.
+
+    With `smoothed`, of the mattes that `flexavatar matte` writes, else of single pictures.
+    """
+    alphas = np.stack(list(net_mattes(frames, net) if smoothed else (matte_picture(rgb, net) for rgb in frames)))
+    middle = alphas.mean(0)
+    edge = distance((middle > 0.02) & (middle < 0.98)) <= HAIR_BAND
+    return float(np.abs(np.diff(alphas, 2, axis=0))[:, edge].mean())
+
+
+def comparison(photos: Sequence[Path], nets: Sequence[Net]) -> np.ndarray:
+    """A sheet [H, W, 3]: a row per photo with, for each net, the matte and the cut-out before three colours."""
+    rows = []
+    for path in photos:
+        rgb = read_photo(path).rgb
+        row = [rgb]
+        for net in nets:
+            alpha = matte_picture(rgb, net)
+            front = foreground(rgb, alpha)
+            row += [alpha, *(composite(front, alpha, colour) for colour in COLOURS)]
+        rows.append(row)
+    return sheet(rows, side=TILE)
