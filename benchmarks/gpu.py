@@ -5,36 +5,41 @@
 
 Rows: open-1 (weights of --model, or untrained) and a random network of flex-1's size, each in float32, with TF32, and
 with bfloat16 under autocast; `--compile` adds torch.compile. Parity: mean absolute difference of the pictures to
-float32, in steps of 1/255. The stream decodes and draws `--batch` expressions per step and copies 8-bit pictures to
-pinned memory while the next batch runs; ffmpeg takes them in a process of its own.
+float32, in steps of 1/255. The stream is `stages.animation.film`, what `flexavatar render` runs: `--batch` expressions
+decoded, posed and drawn per step, pictures copied to pinned memory while the next batch runs, and, for the mp4, ffmpeg
+in a process of its own. GB: most GPU memory in use.
 """
 
 import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tools
 import torch
 from torch import Tensor
 
-from flexavatar_cli.core.ahead import ahead
 from flexavatar_cli.core.attributes import TexelAttributes
+from flexavatar_cli.core.avatar import Avatar
 from flexavatar_cli.core.errors import WeightsError
+from flexavatar_cli.core.expression import EXPRESSION_NAMES
 from flexavatar_cli.core.gaussians import Gaussians
 from flexavatar_cli.heads import load_head, surface
 from flexavatar_cli.media.video import write_video
 from flexavatar_cli.model import AvatarModel, ModelConfig, Template
 from flexavatar_cli.model.config import read_card
 from flexavatar_cli.model.initialisation import perturb_zeros
-from flexavatar_cli.render import render_frames
-from flexavatar_cli.stages import motion, trajectories
-from flexavatar_cli.stages.instruments import load_instruments, model_folder
-from flexavatar_cli.stages.rig import rig_anchor, rigged_gaussians, settled
+from flexavatar_cli.render import pick_backend
+from flexavatar_cli.stages import animation, motion, trajectories
+from flexavatar_cli.stages.animation import Puppet, film, pictures, puppet
+from flexavatar_cli.stages.instruments import Instruments, load_instruments, model_folder
+from flexavatar_cli.stages.rig import settled
 
+WHITE = (1.0, 1.0, 1.0)
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
@@ -68,53 +73,50 @@ def use_precision(name: str) -> None:
     torch.backends.cudnn.allow_tf32 = name != "float32"
 
 
-class Stage:
-    """One network on a device, with what turns its attributes into Gaussians."""
+def figure_of(model: AvatarModel, device: torch.device) -> Puppet:
+    """A head of random code on the network, as `flexavatar render` would hold it."""
+    generator = np.random.default_rng(0)
+    head = load_head()
+    model.to(device).eval().requires_grad_(False)
+    model.file_digest = model.file_digest or "random"
+    instruments = Instruments(model, head, device, pick_backend(device))
+    width = model.config.decoder.expression_dim
+    avatar = Avatar(
+        (0.1 * generator.standard_normal(model.code_shape)).astype(np.float32),
+        np.zeros(len(head.identity_basis), np.float32),
+        model.card.name,
+        model.digest,
+        instruments.head_name,
+        instruments.head_digest,
+        EXPRESSION_NAMES if width == len(EXPRESSION_NAMES) else tuple(f"e{number}" for number in range(width)),
+        "3d",
+    )
+    return puppet(avatar, instruments)
 
-    def __init__(self, model: AvatarModel, device: torch.device, size: int, compiled: bool) -> None:
-        self.model = model.to(device).eval().requires_grad_(False)
-        self.device, self.size = device, size
-        generator = torch.Generator().manual_seed(0)
-        self.code = (0.1 * torch.randn(model.code_shape, generator=generator)).to(device)
-        self.rigged = model.config.anchor == "rigged" and model.config.decoder.expression_dim == 59
-        self.anchor = rig_anchor(load_head().to(device), model.resolution) if self.rigged else None
-        self.identity = torch.zeros(64, device=device)
-        self.decode = torch.compile(self.model.decode) if compiled else self.model.decode
 
-    def expressions(self, frames: int) -> Tensor:  # [T, E]
-        """The built-in motion, or noise for networks with another layout."""
-        if self.rigged:
-            return torch.from_numpy(motion.demo_motion(frames / motion.DEMO_SECONDS).expression_code).to(self.device)
-        width = self.model.config.decoder.expression_dim
-        return (0.3 * torch.randn(frames, width, generator=torch.Generator().manual_seed(1))).to(self.device)
+def at_precision(figure: Puppet, kind: str, compiled: bool) -> Puppet:
+    """The same head with only its network at the precision `kind`; attributes are float32."""
+    model, device = figure.instruments.model, figure.instruments.device
+    network = torch.compile(model.decode) if compiled else model.decode
 
-    def attributes(self, expressions: Tensor, kind: str) -> TexelAttributes:
-        """Float32 attributes of a batch; only the network runs at the precision `kind`."""
+    def decode(expressions: Tensor) -> TexelAttributes:
         use_precision(kind)
-        sink = torch.ones(len(expressions), dtype=torch.int64, device=self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=kind == "bfloat16"):
-            made = self.decode(self.code.expand(len(expressions), -1, -1), expressions, sink)
+        sink = torch.full((len(expressions),), figure.sink, device=device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=kind == "bfloat16"):
+            made = network(figure.code.expand(len(expressions), -1, -1), expressions, sink)
         use_precision("float32")
         made = made.map(lambda values: values.float())
-        return settled(self.anchor, made) if self.anchor is not None else made
+        return settled(figure.anchor, made) if figure.anchor is not None else made
 
-    def heads(self, attributes: TexelAttributes, expressions: Tensor) -> list[Gaussians]:
-        """Gaussians of a batch."""
-        if self.anchor is not None:
-            each = [attributes.map(lambda values, at=at: values[at : at + 1]) for at in range(len(expressions))]
-            return [
-                rigged_gaussians(self.anchor, one, self.identity, row)
-                for one, row in zip(each, expressions, strict=True)
-            ]
-        base = self.model.base_positions
-        made = attributes if base is None else dataclasses.replace(attributes, offset=attributes.offset + base)
-        fields = (made.offset, made.rotation, made.scale, made.opacity, made.color)
-        return [Gaussians(*row) for row in zip(*fields, strict=True)]
+    return dataclasses.replace(figure, decode=decode)
 
-    def pictures(self, heads: list[Gaussians], first: int) -> Tensor:  # [T, H, W, 3]
-        """A batch on its way around the head."""
-        camera = trajectories.orbit(150, self.size)[first : first + len(heads)]
-        return render_frames(heads, camera)[0]
+
+def expressions_of(figure: Puppet, frames: int) -> np.ndarray:  # [T, E]
+    """The built-in motion, or noise for networks with another layout."""
+    if figure.expression_names == EXPRESSION_NAMES:
+        return motion.demo_motion(frames / motion.DEMO_SECONDS).expression_code[:frames]
+    noise = np.random.default_rng(1).standard_normal((frames, len(figure.expression_names)))
+    return (0.3 * noise).astype(np.float32)
 
 
 def seconds(job: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
@@ -131,62 +133,41 @@ def seconds(job: Callable[[], object], device: torch.device, repeats: int = 5) -
     return best
 
 
-def stream(stage: Stage, kind: str, frames: int, batch: int) -> Generator[Any, None, None]:
-    """8-bit pictures as float arrays, each batch copied to pinned memory while the next one is made."""
-    code, waiting = stage.expressions(frames), []
+def measure(figure: Puppet, size: int, frames: int, target: Path, exact: Tensor | None) -> dict[str, Any]:
+    """Milliseconds per frame of each part, and frames per second of the stream and of the stream to mp4."""
+    device, batch = figure.instruments.device, figure.chunk
+    codes = expressions_of(figure, max(frames, batch))
+    part = torch.from_numpy(codes[:batch]).to(device)
+    camera = trajectories.orbit(max(frames, batch), size)
+
+    def draw(heads: list[Gaussians]) -> Tensor:
+        return pictures(heads, camera[:batch], WHITE, figure.instruments.backend)
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     with torch.inference_mode():
-        for start in range(0, len(code), batch):
-            part = code[start : start + batch]
-            views = stage.pictures(stage.heads(stage.attributes(part, kind), part), start % 100)
-            bytes_ = (views.clamp(0, 1) * 255).round().to(torch.uint8)
-            if stage.device.type == "cuda":
-                held = torch.empty(bytes_.shape, dtype=torch.uint8, pin_memory=True)
-                held.copy_(bytes_, non_blocking=True)
-                done = torch.cuda.Event()
-                done.record()
-            else:
-                held, done = bytes_, None
-            waiting.append((held, done))
-            if len(waiting) > 1:
-                yield from ready(*waiting.pop(0))
-        for held, done in waiting:
-            yield from ready(held, done)
-
-
-def ready(held: Tensor, done: Any) -> Generator[Any, None, None]:
-    """The pictures of a batch once they have arrived."""
-    if done is not None:
-        done.synchronize()
-    yield from held.numpy().astype("float32") / 255
-
-
-def measure(stage: Stage, kind: str, frames: int, batch: int, target: Path, exact: Tensor | None) -> dict[str, Any]:
-    """Milliseconds per frame of each part at one precision, and frames per second of the stream."""
-    code = stage.expressions(max(frames, batch))[:batch]
-    with torch.inference_mode():
-        made = stage.attributes(code, kind)
-        heads = stage.heads(made, code)
-        views = stage.pictures(heads, 0)
+        made = figure.attributes(part)
+        heads = figure.heads(made, part)
+        views = draw(heads)
         row: dict[str, Any] = {
-            "network_ms": 1e3 * seconds(lambda: stage.attributes(code, kind), stage.device) / batch,
-            "rig_ms": 1e3 * seconds(lambda: stage.heads(made, code), stage.device) / batch,
-            "rasterise_ms": 1e3 * seconds(lambda: stage.pictures(heads, 0), stage.device) / batch,
+            "network_ms": 1e3 * seconds(lambda: figure.attributes(part), device) / batch,
+            "rig_ms": 1e3 * seconds(lambda: figure.heads(made, part), device) / batch,
+            "rasterise_ms": 1e3 * seconds(lambda: draw(heads), device) / batch,
         }
     row["off_255"] = 0.0 if exact is None else 255 * float((views - exact).abs().mean())
-    for _ in stream(stage, kind, batch, batch):
-        pass
-    for name, use in (("stream_fps", count), ("video_fps", lambda items: write_video(target, ahead(items), 25.0))):
+    for name, use in (("stream_fps", count), ("video_fps", lambda items: write_video(target, items, 25.0))):
         start = time.perf_counter()
-        use(stream(stage, kind, frames, batch))
+        use(film(figure, codes[:frames], camera[:frames], WHITE))
         row[name] = frames / (time.perf_counter() - start)
-    pictures = [views[0].clamp(0, 1).cpu().numpy()] * frames
+    row["gigabytes"] = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
+    still = [views[0].cpu().numpy()] * frames
     start = time.perf_counter()
-    write_video(target, iter(pictures), 25.0)
+    write_video(target, iter(still), 25.0)
     row["encoder_ms"] = 1e3 * (time.perf_counter() - start) / frames
     return {name: round(value, 3) for name, value in row.items()} | {"views": views}
 
 
-def count(items: Generator[Any, None, None]) -> None:
+def count(items: Iterable[Any]) -> None:
     """Use the items up."""
     for _ in items:
         pass
@@ -198,26 +179,30 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--frames", type=int, default=300)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=animation.GPU_CHUNK)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--tiny", action="store_true", help="a tiny network, to see that this program runs")
     parser.add_argument("--save", type=Path, help="write the results to this JSON file")
     options = parser.parse_args()
     device, rows = torch.device(options.device), []
+    animation.CHUNK = animation.GPU_CHUNK = options.batch
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU: not a measurement of a GPU"
     print(f"{name}, torch {torch.__version__}, {options.size} pixels, batches of {options.batch}")
-    print(f"{'ms a frame:':20} precision   network    rig  raster  encoder   frames/s: stream  to mp4   off/255")
+    heads = ("network", "rig", "raster", "encoder", "stream/s", "to mp4/s", "off/255", "GB")
+    print(f"{'ms a frame':20} precision", *(f"{head:>8}" for head in heads))
     with tools.temporary_folder() as folder:
         for label, model in networks(options.model, options.tiny).items():
-            stage, exact = Stage(model, device, options.size, options.compile), None
+            figure, exact = figure_of(model, device), None
             for kind in PRECISIONS:
-                row = measure(stage, kind, options.frames, options.batch, Path(folder) / "a.mp4", exact)
+                playing = at_precision(figure, kind, options.compile)
+                row = measure(playing, options.size, options.frames, Path(folder) / "a.mp4", exact)
                 views = row.pop("views")
                 exact = views if exact is None else exact
                 rows.append({"network": label, "precision": kind, **row})
                 parts = (row[name] for name in ("network_ms", "rig_ms", "rasterise_ms", "encoder_ms"))
                 print(f"{label:20} {kind:9}", *(f"{part:8.2f}" for part in parts), end=" ")
-                print(f"{row['stream_fps']:18.1f} {row['video_fps']:7.1f} {row['off_255']:9.3f}", flush=True)
+                print(*(f"{row[name]:9.1f}" for name in ("stream_fps", "video_fps")), end=" ")
+                print(f"{row['off_255']:9.3f} {row['gigabytes']:6.2f}", flush=True)
     if options.save:
         options.save.write_text(json.dumps({"device": name, "machine": tools.machine(), "rows": rows}, indent=1))
 

@@ -287,13 +287,16 @@ def gpu() -> str:
             "| stream, flex-1 size, 512x512, one H200 | 100 / 300 frames/s | **not measured: no GPU could be had** |\n"
             "| stream, open-1, 512x512, one H200 | 500 frames/s | **not measured: no GPU could be had** |\n"
             "| parity of gsplat with the CPU twin | tests/render | **not run: no GPU could be had** |\n\n"
-            "`benchmarks/gpu.sh` is one command for a machine with a GPU; its program has only been run on a CPU,\n"
+            "The script is ready, no GPU was to be had: the rows above are unmeasured. `benchmarks/gpu.sh` is one\n"
+            "command that checks parity and reports network, rig, rasteriser and video encoder separately, and the\n"
+            "stream with and without encoding, for open-1 and flex-1 size. Its program has only been run on a CPU,\n"
             "to see that it works."
         )
     found = json.loads(source.read_text())
-    names = ("network", "precision", "network_ms", "rig_ms", "rasterise_ms", "encoder_ms", "stream_fps", "video_fps")
-    rows = [[row[name] for name in (*names, "off_255")] for row in found["rows"]]
-    return f"{found['device']}, {found['machine']['time']}\n\n" + table([*names, "off_255"], rows)
+    names = ["network", "precision", "network_ms", "rig_ms", "rasterise_ms", "encoder_ms", "stream_fps", "video_fps"]
+    names += ["off_255", "gigabytes"]
+    rows = [[row[name] for name in names] for row in found["rows"]]
+    return f"{found['device']}, {found['machine']['time']}\n\n" + table(names, rows)
 
 
 def main() -> None:

@@ -68,6 +68,13 @@ def test_heads_go_in_batches_that_a_launch_takes(figure, nod, monkeypatch):
             torch.testing.assert_close(getattr(head, name), value, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="gpu: no CUDA device")
+def test_a_gpu_films_what_a_cpu_films(tiny_model, figure, grey_avatar, nod):
+    there = animation.puppet(grey_avatar, instruments.load_instruments(str(tiny_model), "cuda"))
+    for ours, theirs in zip(frames_of(figure, nod), frames_of(there, nod), strict=True):
+        assert np.abs(ours - theirs).mean() < 2e-3
+
+
 def test_a_batch_is_waited_for_when_the_next_is_under_way():
     made = []
 
