@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from flexavatar_cli.heads.head_model import HeadModel
 from flexavatar_cli.heads.texels import SKIN, TexelGrid
 
-NORMAL_STEPS = 6  # half-steps of neighbour averaging: normals that displaced hair can follow without folding
+NORMAL_STEPS = 20  # half-steps of neighbour averaging: normals that displaced hair can follow without folding
 
 
 class Frames(NamedTuple):

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 
 from flexavatar_cli.core.camera import Camera
 from flexavatar_cli.heads import HeadModel
-from flexavatar_cli.heads.surface import surface
+from flexavatar_cli.heads.surface import smoothing_links, surface, vertex_normals
 from flexavatar_cli.heads.texels import SKIN, TexelGrid
 from flexavatar_cli.render.mesh import rasterize_mesh
 
@@ -33,6 +33,8 @@ BENDING = 0.012**2  # square metres: features smaller than this length are irone
 PULL = 3.0  # of one point of the outline, against the membrane
 HOLD = 0.1  # of one vertex that is seen frontally where no hair should be
 SLACK = 0.3  # tension of the membrane beside the scalp: hair rises steeply from the hairline, then keeps its thickness
+EAR_STEPS = 120  # half-steps of smoothing that iron an ear away
+EAR_BURIED = 0.02  # metres of hair that bury it
 STIFFNESS = 30.0  # of vertices that may not be lifted at all
 
 
@@ -42,6 +44,7 @@ class Membrane:
 
     energy: sparse.csc_matrix  # [V, V] membrane and bending energy of a displacement
     free: np.ndarray  # [V] weight in 0..1 of vertices that may be lifted
+    ears: np.ndarray  # [V] metres that the ears stand out
     probes: sparse.csr_matrix  # [P, V] takes vertex values to the points that are compared with the matte
 
 
@@ -76,7 +79,21 @@ def _make_membrane(head: HeadModel) -> Membrane:
     share = np.zeros((count, 2))
     weight = _liftable(np.array(head.part_names)[head.face_part.numpy()][:, None], corners)
     np.add.at(share, faces, np.stack([weight, np.ones_like(weight)], -1))
-    return Membrane(energy.tocsc(), share[:, 0] / np.maximum(share[:, 1], 1), probes.tocsr())
+    return Membrane(energy.tocsc(), share[:, 0] / np.maximum(share[:, 1], 1), _ears(head), probes.tocsr())
+
+
+def _ears(head: HeadModel) -> np.ndarray:  # [V] metres
+    """How far the ears stand out of a head ironed smooth."""
+    points = head.template
+    starts, columns, weights = smoothing_links(head)
+    smoother = sparse.csr_matrix((weights.numpy(), columns.numpy(), starts.numpy()), (len(points), len(points)))
+    smooth = points.numpy()
+    for _ in range(EAR_STEPS):
+        smooth = smoother @ smooth
+    out = ((points.numpy() - smooth) * vertex_normals(head, points).numpy()).sum(1)
+    x, y, z = points.numpy().T
+    beside = (np.abs(x) > 0.055) & (np.abs(y) < 0.07) & (z > -0.07) & (z < 0.03)
+    return np.where(beside, np.clip(out, 0, None), 0)
 
 
 def hull_displacement(
@@ -96,6 +113,12 @@ def hull_displacement(
     sheet = membrane(head)
     begin = np.zeros(len(vertices)) if start is None else start.astype(np.float64)
     change = np.zeros(len(vertices))
+
+    def moved() -> np.ndarray:
+        # hair lies over the ears, not round each of their folds; a given start has done that already
+        buried = np.clip((begin + change) / EAR_BURIED, 0, 1) * sheet.ears if start is None else 0.0
+        return begin + change - buried
+
     points, directions = sheet.probes @ vertices, sheet.probes @ normals
     directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-9)
     cosine = _cosine(camera, points, directions)
@@ -106,7 +129,7 @@ def hull_displacement(
     metres = float(np.linalg.norm(camera.cam2world[0, :3, 3])) / camera.intrinsics[0, 1, 1]  # per pixel
     edge = signed_distance(matte > MATTE_EDGE)
     for _ in range(ROUNDS):
-        displacement = begin + change
+        displacement = moved()
         pixels, depth = camera.project(vertices + normals * displacement[:, None])
         covered, _, _ = rasterize_mesh(pixels[0], depth[0], head.faces.numpy(), height, width)
         outline = np.abs(signed_distance(covered >= 0)) < OUTLINE_PIXELS
@@ -124,7 +147,7 @@ def hull_displacement(
         matrix = sheet.energy + fixed + PULL * chosen.T @ chosen
         change = splu(matrix.tocsc()).solve(PULL * chosen.T @ (chosen @ change + wanted))
         change = np.clip(begin + change, floor, REACH) - begin
-    return begin + change
+    return moved()
 
 
 def _cosine(camera: Camera, points: np.ndarray, directions: np.ndarray) -> np.ndarray:
