@@ -46,7 +46,7 @@ def train(
             trainer.run(log)
     trainer.save()
     if trainer.fabric.is_global_zero:
-        metrics = evaluate(trainer.averaged(), trainer.head, trainer.pack)
+        metrics = evaluate(trainer, trainer.averaged())
         (output / "facts.json").write_text(describe(trainer, metrics))
         report({"run": output, "steps": trainer.position.step, **metrics})
 

@@ -37,6 +37,7 @@ class TrainConfig:
     seed: int = 0
     network: dict[str, Any] | None = None  # what differs from that model.yaml's `network`
     sinks: Literal["domain", "none", "side"] = "domain"  # one per kind of data, one for all, one per camera side
+    expression_names: tuple[str, ...] = ()  # of the tracked code that the decoder is told, in this order; () = all
     multi_view_share: float = 1.0  # of the synthetic heads; the others are seen by one camera, like portraits
     hint_dropout: float = 0.1  # samples whose hull hint is flattened, so that length is not copied blindly
     uv_weight: float = 0.5  # of the texel losses in a rendered phase: they keep what the pictures do not show
@@ -80,11 +81,12 @@ def network_card(config: TrainConfig) -> ModelCard:
     if not config.network:
         return card
     plain = {name: value for name, value in asdict(card).items() if name != "network"}
-    plain["network"] = _merged(asdict(card.network), config.network)
+    plain["network"] = merged(asdict(card.network), config.network)
     return from_mapping(ModelCard, plain, config.model)
 
 
-def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    both = {name: _merged(under[name], value) for name, value in over.items()
+def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`under` with the values of `over`, mapping by mapping."""
+    both = {name: merged(under[name], value) for name, value in over.items()
             if isinstance(value, dict) and isinstance(under.get(name), dict)}  # fmt: skip
     return under | over | both

@@ -209,16 +209,18 @@ class Trainer:
     def terms(self, bench: Bench, phase: Phase, batch: Batch) -> dict[str, Tensor]:
         """The weighted loss terms of a batch on this device; their sum is what is minimised."""
         attributes = self.attributes(bench, batch)
-        terms = uv_terms(bench.prior, batch, attributes)
+        terms = uv_terms(bench, batch, attributes)
         if phase.kind == "uv":
             return terms
         terms = {name: self.config.uv_weight * value for name, value in terms.items()}
         weight = self.config.perceptual_weight
-        return terms | picture_terms(bench.anchor, batch.targets, attributes, self.perceptual, weight)
+        return terms | picture_terms(bench, batch.targets, attributes, self.perceptual, weight)
 
     def attributes(self, bench: Bench, batch: Batch) -> TexelAttributes:
         """What the network makes of a batch, in float32."""
-        features = uv_features(bench.prior, batch.color, batch.seen, batch.facing, batch.hull)
+        features = None
+        if self.network.config.uv_features is not None:
+            features = uv_features(bench.prior, batch.color, batch.seen, batch.facing, batch.hull)
         return TexelAttributes(*self.model(batch.image, batch.plucker, features, batch.expression, batch.sink))
 
     @torch.no_grad()

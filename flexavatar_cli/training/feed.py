@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from flexavatar_cli.core.errors import InputError
+from flexavatar_cli.core.expression import INDEX
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.training.batches import MONOCULAR, Batch, Batcher, collate
 from flexavatar_cli.training.config import Phase, TrainConfig
@@ -31,7 +32,7 @@ class Feed:
     def batch(self, step: int, places: range) -> Batch:
         """The samples at these places of the batch of this step."""
         batch = collate([self._sample(np.random.default_rng((self.config.seed, step, place))) for place in places])
-        return replace(batch, sink=torch.zeros_like(batch.sink)) if self.config.sinks == "none" else batch
+        return as_configured(self.config, batch)
 
     def _sample(self, generator: np.random.Generator) -> dict[str, Any]:
         portraits = self.pack.portraits
@@ -49,3 +50,11 @@ class Feed:
         if generator.random() < self.config.hint_dropout:
             sample["hull"] = np.minimum(sample["hull"], LOW_HULL)
         return sample
+
+
+def as_configured(config: TrainConfig, batch: Batch) -> Batch:
+    """The batch with the sinks and the expression code that the network of this run knows."""
+    if config.sinks == "none":
+        batch = replace(batch, sink=torch.zeros_like(batch.sink))
+    columns = [INDEX[name] for name in config.expression_names]
+    return replace(batch, expression=batch.expression[:, columns]) if columns else batch

@@ -8,20 +8,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.model import AvatarModel
 from flexavatar_cli.stages.uv_prior import uv_features
 from flexavatar_cli.training.batches import Batcher, collate
 from flexavatar_cli.training.bench import make_bench
 from flexavatar_cli.training.engine import Trainer
-from flexavatar_cli.training.synthetic.pack import RESOLUTION, Pack
+from flexavatar_cli.training.feed import as_configured
+from flexavatar_cli.training.synthetic.pack import RESOLUTION
 
 
-def evaluate(model: AvatarModel, head: HeadModel, pack: Pack, seed: int = 1, limit: int = 40) -> dict[str, float]:
+def evaluate(trainer: Trainer, model: AvatarModel, seed: int = 1, limit: int = 40) -> dict[str, float]:
     """Colour PSNR (dB) and displacement error (cm) on styles and skins that training never saw, beside the closed form.
 
     `base_*` is what the closed-form completion and hull reach on the same texels without the network.
     """
+    config, head, pack = trainer.config, trainer.head, trainer.pack
     prior = make_bench(head, pack, model.config, RESOLUTION, torch.device("cpu")).prior
     batcher = Batcher(head, pack, RESOLUTION)
     views = pack.held_views
@@ -32,7 +33,9 @@ def evaluate(model: AvatarModel, head: HeadModel, pack: Pack, seed: int = 1, lim
             generator = np.random.default_rng((seed, row))
             batch = collate([batcher.synthetic(views, pack.held_skins, row, generator, augment=False)])
             features = uv_features(prior, batch.color, batch.seen, batch.facing, batch.hull)
-            _, attributes = model(batch.image, batch.plucker, features, batch.expression, batch.sink)
+            given = features if model.config.uv_features is not None else None
+            known = as_configured(config, batch)
+            _, attributes = model(batch.image, batch.plucker, given, known.expression, known.sink)
             base = features[:, :3].flatten(2).transpose(1, 2)[:, prior.index] + 0.5
             seen, trusted = batch.seen[0] > 0.5, batch.weight[0] > 0.5
             unseen = batch.seen[0] < 0.05
@@ -41,7 +44,10 @@ def evaluate(model: AvatarModel, head: HeadModel, pack: Pack, seed: int = 1, lim
                 sums.setdefault(f"{label}seen_db", []).append(_db(squared[seen & trusted]))
                 sums.setdefault(f"{label}unseen_db", []).append(_db(squared[unseen & trusted]))
                 sums.setdefault(f"{label}scalp_db", []).append(_db(squared[scalp]))
-            for label, height in (("", attributes.offset[0, :, 2]), ("base_", batch.hull[0])):
+            heights = {"": attributes.offset[0, :, 2], "base_": batch.hull[0]}
+            if model.config.anchor == "static":  # its offsets are no displacements
+                del heights[""]
+            for label, height in heights.items():
                 error = (height - batch.height[0]).abs()[scalp].mean()
                 sums.setdefault(f"{label}scalp_cm", []).append(float(error) * 100)
     return {name: float(np.mean(values)) for name, values in sums.items()}

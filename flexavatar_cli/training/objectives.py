@@ -8,29 +8,37 @@ from torch import Tensor
 from flexavatar_cli.core.attributes import TexelAttributes
 from flexavatar_cli.heads.surface import frames, surface
 from flexavatar_cli.render import render
-from flexavatar_cli.stages.rig import RigAnchor, rigged_gaussians, settled
 from flexavatar_cli.stages.similarity import structural_dissimilarity
 from flexavatar_cli.stages.uv_prior import UVPrior
 from flexavatar_cli.training.batches import Batch
+from flexavatar_cli.training.bench import Bench
 from flexavatar_cli.training.targets import Target
 
 MATTE_FLOOR = 0.02  # alpha under which a pixel is background
 SMALLEST_COVER = 0.05  # share of a picture that a head covers at least, for the mean over it
 HEIGHT_UNIT = 0.05  # metres of displacement that weigh like a full step of colour
+ROUNDED = 1e-3  # differences under which an absolute value turns into a square
 AWAY = -0.1  # cosine of normal and view under which a texel faces away
 
 
-def uv_terms(prior: UVPrior, batch: Batch, attributes: TexelAttributes) -> dict[str, Tensor]:
-    """Named terms in texels, each a mean over samples, so that they add up over processes and parts of a batch."""
+def uv_terms(bench: Bench, batch: Batch, attributes: TexelAttributes) -> dict[str, Tensor]:
+    """Named terms in texels, each a mean over samples, so that they add up over processes and parts of a batch.
+
+    On a static surface, where the offset holds the whole person, only colours have a right answer.
+    """
     weight = batch.weight / batch.weight.mean(1, keepdim=True).clamp_min(1e-6)
     tint = attributes.color - batch.target
-    lift = (attributes.offset[..., 2] - batch.height) / HEIGHT_UNIT
-    return {
+    terms = {
         "color": (tint.abs().mean(-1) * weight).mean(),
-        "edges": 0.5 * _gradients(prior, tint * batch.weight[..., None], batch.weight > 0),
-        "height": 0.4 * (lift.abs() * batch.height_weight).mean(),
+        "edges": 0.5 * _gradients(bench.prior, tint * batch.weight[..., None], batch.weight > 0),
+    }
+    if bench.anchor is None:
+        return terms
+    lift = (attributes.offset[..., 2] - batch.height) / HEIGHT_UNIT
+    return terms | {
+        "height": 0.4 * (_length(lift) * batch.height_weight).mean(),
         # without it the picture terms carve the code's patches into outlines
-        "relief": 2.0 * _gradients(prior, lift[..., None], batch.height_weight > 0),
+        "relief": 2.0 * _gradients(bench.prior, lift[..., None], batch.height_weight > 0),
         "slide": 20.0 * attributes.offset[..., :2].abs().mean(),
         "opacity": 0.2 * (attributes.opacity - 0.99).abs().mean(),
         "size": 0.05 * (attributes.scale.log() ** 2).mean(),
@@ -50,13 +58,18 @@ def _gradients(
     picture[:, prior.index] = stacked
     picture = picture.reshape(len(stacked), size, size, -1)
     errors, known = picture[..., :-1], picture[..., -1:] > 0
-    across = (errors[:, :, 1:] - errors[:, :, :-1]).abs() * (known[:, :, 1:] & known[:, :, :-1])
-    down = (errors[:, 1:] - errors[:, :-1]).abs() * (known[:, 1:] & known[:, :-1])
+    across = _length(errors[:, :, 1:] - errors[:, :, :-1]) * (known[:, :, 1:] & known[:, :, :-1])
+    down = _length(errors[:, 1:] - errors[:, :-1]) * (known[:, 1:] & known[:, :-1])
     return (across.mean() + down.mean()) / 2
 
 
+def _length(difference: Tensor) -> Tensor:
+    """The absolute value, without a jump of its gradient at zero, which is where many texels start."""
+    return (difference**2 + ROUNDED**2).sqrt() - ROUNDED
+
+
 def picture_terms(
-    anchor: RigAnchor,
+    bench: Bench,
     targets: tuple[Target, ...],  # B
     attributes: TexelAttributes,  # of B heads
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
@@ -64,9 +77,9 @@ def picture_terms(
 ) -> dict[str, Tensor]:
     """Named terms in pixels, each a mean over heads: 0.8 L1 + 0.2 (1 - SSIM), outline, LPIPS."""
     sums: dict[str, Tensor] = {}
-    for target, head in zip(targets, _each(settled(anchor, attributes)), strict=True):
-        seen = _one_sided(anchor, target, head) if target.one_sided else head
-        posed = rigged_gaussians(anchor, seen, target.identity, target.expression)
+    for target, head in zip(targets, _each(attributes), strict=True):
+        seen = _one_sided(bench, target, head) if target.one_sided else head
+        posed = bench.gaussians(seen, target.identity, target.expression)
         rendered, cover = render(posed, target.camera, background=target.ground)
         wanted = target.picture + (1 - target.alpha[..., None]) * (target.ground - 1)
         # beyond the matte only the outline term speaks: colours there would chase the changing ground
@@ -91,12 +104,12 @@ def _each(attributes: TexelAttributes) -> Iterator[TexelAttributes]:
         yield attributes.map(lambda values, at=number: values[at : at + 1])  # type: ignore[misc]
 
 
-def _one_sided(anchor: RigAnchor, target: Target, head: TexelAttributes) -> TexelAttributes:
+def _one_sided(bench: Bench, target: Target, head: TexelAttributes) -> TexelAttributes:
     """The head without gradients to what faces away from the (one) camera."""
     with torch.no_grad():
-        grid = anchor.head.texels(anchor.resolution)
-        vertices = anchor.head.vertices(target.identity, target.expression)
-        normal = frames(anchor.head, grid, vertices).normal
+        grid = bench.head.texels(bench.template.resolution)
+        vertices = bench.head.vertices(target.identity, target.expression)
+        normal = frames(bench.head, grid, vertices).normal
         eye = torch.from_numpy(target.camera.cam2world[0, :3, 3]).to(normal)
         view = torch.nn.functional.normalize(eye - surface(grid, vertices), dim=-1)
         facing = ((normal * view).sum(-1) > AWAY)[None]  # [1, N]

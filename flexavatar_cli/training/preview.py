@@ -7,7 +7,6 @@ from flexavatar_cli.core.attributes import TexelAttributes
 from flexavatar_cli.core.camera import Camera, look_at
 from flexavatar_cli.media.images import sheet
 from flexavatar_cli.render import render
-from flexavatar_cli.stages.rig import rigged_gaussians, settled
 from flexavatar_cli.training.batches import Batch
 from flexavatar_cli.training.bench import Bench
 
@@ -35,26 +34,22 @@ def fed_sheet(bench: Bench, batch: Batch) -> np.ndarray:  # [h, w, 3] in 0..1
 
 def preview_sheet(bench: Bench, batch: Batch, attributes: TexelAttributes) -> np.ndarray:  # [h, w, 3] in 0..1
     """One row per sample: the photo, the targets beside their renders, and the head from AZIMUTHS."""
-    anchor, rows = bench.anchor, []
-    whole = settled(anchor, attributes)
+    size = len(bench.head.identity_basis), len(bench.head.expression_names)
+    neutral = [attributes.color.new_zeros(count) for count in size]
+    rows = []
     for number in range(len(batch)):
         row = [batch.image[number].permute(1, 2, 0).cpu().numpy()]
-        identity = attributes.color.new_zeros(len(anchor.head.identity_basis))
-        expression = batch.expression[number].to(identity)
+        head = attributes.map(lambda values, at=number: values[at : at + 1])  # type: ignore[misc]
         if batch.targets:
-            target = batch.targets[number].to(identity.device)
-            identity, expression = target.identity, target.expression
-        posed = rigged_gaussians(anchor, _row(whole, number), identity, expression)
-        if batch.targets:
+            target = batch.targets[number].to(attributes.color.device)
+            posed = bench.gaussians(head, target.identity, target.expression)
             rendered, _ = render(posed, target.camera)
             row += [picture.cpu().numpy() for pair in zip(target.picture, rendered, strict=True) for picture in pair]
+        else:
+            posed = bench.gaussians(head, *neutral)
         row += list(render(posed, _turn())[0].cpu().numpy())
         rows.append(row)
     return _sheet(rows, [f"sink {int(sink)}" for sink in batch.sink])
-
-
-def _row(attributes: TexelAttributes, number: int) -> TexelAttributes:
-    return attributes.map(lambda values: values[number : number + 1])
 
 
 def _turn() -> Camera:

@@ -1,11 +1,16 @@
 """Training configurations: what they may say, and what is named when it is wrong."""
 
+import math
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from flexavatar_cli.core.errors import InputError, UsageError
-from flexavatar_cli.training.config import network_card, read_config
+from flexavatar_cli.model.config import ModelConfig, from_mapping
+from flexavatar_cli.training.config import merged, network_card, read_config
+from flexavatar_cli.training.engine import Trainer
+from flexavatar_cli.training.measure import evaluate
 
 PHASE = "phases:\n  - {resolution: 128, steps: 5, batch: 2, rate: 1.0e-3}\n"
 
@@ -41,3 +46,27 @@ def test_the_shipped_configuration_can_be_read():
     config = read_config(Path("models/open-1/train.yaml"))
     assert {phase.kind for phase in config.phases} == {"uv", "rendered"}
     assert network_card(config).name == "open-1"
+
+
+ABLATIONS = sorted(Path("models/open-1/ablations").glob("*.yaml"))
+
+
+def test_there_are_ablations():
+    assert len(ABLATIONS) == 8
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_every_ablation_takes_a_step(path, pack_folder, card, tmp_path):
+    config = read_config(path)
+    wide = network_card(config)  # at its full width it can be built
+    tiny = asdict(replace(card.network, width=64))  # StyleGAN blocks halve the width three times over, per axis
+    network = from_mapping(ModelConfig, merged(tiny, config.network or {}), path.stem)
+    assert wide.network.decoder.sinks == network.decoder.sinks
+    phase = replace(config.phases[-1], steps=1, minutes=0.0, batch=2)
+    quick = replace(config, phases=(phase,), preview_steps=1, bfloat16=False)
+    seen: list[float] = []
+    trainer = Trainer(quick, replace(card, network=network), pack_folder, tmp_path / "run")
+    trainer.run(lambda step, terms: seen.append(terms["total"]))
+    assert len(seen) == 1
+    assert math.isfinite(seen[0])
+    assert "seen_db" in evaluate(trainer, trainer.averaged(), limit=1)

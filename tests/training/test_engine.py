@@ -27,7 +27,7 @@ def settings(steps: int = 2, **changes) -> TrainConfig:
     return TrainConfig(model="", seed=1, phases=(Phase(RESOLUTION, 1, 1e-3, steps=steps),), **changes)
 
 
-def test_a_run_learns_and_leaves_weights_that_load(head, pack_folder, card, tmp_path):
+def test_a_run_learns_and_leaves_weights_that_load(pack_folder, card, tmp_path):
     trainer = Trainer(settings(), card, pack_folder, tmp_path / "run")
     seen: list[float] = []
     trainer.run(lambda step, terms: seen.append(terms["total"]))
@@ -37,7 +37,7 @@ def test_a_run_learns_and_leaves_weights_that_load(head, pack_folder, card, tmp_
     for name, value in trainer.network.state_dict().items():
         torch.testing.assert_close(again.network.state_dict()[name], value)
     model = load_model(tmp_path / "run" / "model")
-    metrics = evaluate(model, head, trainer.pack, limit=1)
+    metrics = evaluate(trainer, model, limit=1)
     assert np.isfinite(list(metrics.values())).all()
     again.run()  # all phases are done: nothing happens
     assert again.position.step == 2

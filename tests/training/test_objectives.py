@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from flexavatar_cli.core.attributes import TexelAttributes
-from flexavatar_cli.stages.rig import rig_anchor
-from flexavatar_cli.stages.uv_prior import uv_prior
+from flexavatar_cli.model import ModelConfig
 from flexavatar_cli.training.batches import Batcher, collate
+from flexavatar_cli.training.bench import make_bench
 from flexavatar_cli.training.objectives import picture_terms, uv_terms
 from flexavatar_cli.training.synthetic.pack import RESOLUTION, read_pack
 from flexavatar_cli.training.targets import Studio
@@ -20,6 +20,11 @@ def sample(head, pack_folder, one_sided: bool = False):
     batcher = Batcher(head, pack, RESOLUTION, Studio(head))
     generator = np.random.default_rng(0)
     return collate([batcher.synthetic(pack.views, pack.skins, 0, generator, augment=False, one_sided=one_sided)])
+
+
+@pytest.fixture(scope="module")
+def bench(head, pack_folder):
+    return make_bench(head, read_pack(pack_folder, head), ModelConfig.tiny(RESOLUTION), RESOLUTION, torch.device("cpu"))
 
 
 def right_answer(batch) -> TexelAttributes:
@@ -33,31 +38,30 @@ def right_answer(batch) -> TexelAttributes:
     )
 
 
-def test_the_right_answer_costs_nothing_in_texels(head, pack_folder):
+def test_the_right_answer_costs_nothing_in_texels(head, pack_folder, bench):
     batch = sample(head, pack_folder)
-    prior = uv_prior(head, RESOLUTION, torch.zeros(batch.target.shape[1], 3))
     right = right_answer(batch)
-    assert sum(term.item() for term in uv_terms(prior, batch, right).values()) < 1e-6
+    assert sum(term.item() for term in uv_terms(bench, batch, right).values()) < 1e-6
     wrong = replace(right, color=batch.target + 0.1)
-    assert uv_terms(prior, batch, wrong)["color"].item() == pytest.approx(0.1, abs=0.02)
+    assert uv_terms(bench, batch, wrong)["color"].item() == pytest.approx(0.1, abs=0.02)
 
 
-def test_the_right_answer_costs_least_in_pictures(head, pack_folder):
-    batch, anchor = sample(head, pack_folder), rig_anchor(head, RESOLUTION)
+def test_the_right_answer_costs_least_in_pictures(head, pack_folder, bench):
+    batch = sample(head, pack_folder)
     right = right_answer(batch)
-    cost = picture_terms(anchor, batch.targets, right)
+    cost = picture_terms(bench, batch.targets, right)
     assert cost["picture"].item() < 0.03
     assert cost["outline"].item() < 0.03
     bald = replace(right, offset=torch.zeros_like(right.offset))
-    assert picture_terms(anchor, batch.targets, bald)["outline"] > 1.2 * cost["outline"]
+    assert picture_terms(bench, batch.targets, bald)["outline"] > 1.2 * cost["outline"]
     grey = replace(right, color=torch.full_like(right.color, 0.5))
-    assert picture_terms(anchor, batch.targets, grey)["picture"] > 2 * cost["picture"]
+    assert picture_terms(bench, batch.targets, grey)["picture"] > 2 * cost["picture"]
 
 
-def test_one_camera_teaches_nothing_about_the_back(head, pack_folder):
-    batch, anchor = sample(head, pack_folder, one_sided=True), rig_anchor(head, RESOLUTION)
+def test_one_camera_teaches_nothing_about_the_back(head, pack_folder, bench):
+    batch = sample(head, pack_folder, one_sided=True)
     color = right_answer(batch).color.clone().requires_grad_(True)
-    terms = picture_terms(anchor, batch.targets, replace(right_answer(batch), color=color))
+    terms = picture_terms(bench, batch.targets, replace(right_answer(batch), color=color))
     (gradient,) = torch.autograd.grad(terms["picture"], color)
     grid = head.texels(RESOLUTION)
     from flexavatar_cli.heads.surface import surface
@@ -70,14 +74,13 @@ def test_one_camera_teaches_nothing_about_the_back(head, pack_folder):
     assert gradient[0, depth > 0.09].abs().max() > 0
 
 
-def test_bumps_cost_more_than_a_shift(head, pack_folder):
+def test_bumps_cost_more_than_a_shift(head, pack_folder, bench):
     batch = sample(head, pack_folder)
-    prior = uv_prior(head, RESOLUTION, torch.zeros(batch.target.shape[1], 3))
     right = right_answer(batch)
-    bumps = 0.002 * (-1.0) ** (prior.index // 8)
+    bumps = 0.002 * (-1.0) ** (bench.prior.index // 8)
     up = torch.tensor([0.0, 0, 1])
     costs = [
-        uv_terms(prior, batch, replace(right, offset=right.offset + lift * up)) for lift in (0.002, bumps[:, None])
+        uv_terms(bench, batch, replace(right, offset=right.offset + lift * up)) for lift in (0.002, bumps[:, None])
     ]
     assert costs[0]["height"].item() == pytest.approx(costs[1]["height"].item())
     assert costs[1]["relief"] > 10 * costs[0]["relief"]
