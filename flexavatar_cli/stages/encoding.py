@@ -20,6 +20,7 @@ from flexavatar_cli.media.images import encode_png
 from flexavatar_cli.model import plucker_map
 from flexavatar_cli.stages.hair_detail import FLOOR, hair_detail
 from flexavatar_cli.stages.instruments import SINKS, Instruments
+from flexavatar_cli.stages.lids import folded_lids
 from flexavatar_cli.stages.observation import Evidence, Observation, crop_observation, examine, outline_correction
 from flexavatar_cli.stages.rig import rig_anchor, settled
 from flexavatar_cli.stages.shots import Shot
@@ -28,6 +29,8 @@ from flexavatar_cli.stages.uv_prior import DISPLACEMENT_UNIT, UVPrior, hairiness
 
 THUMBNAIL = 256
 CORRECTIONS = 2  # rounds of putting back, through the skip path, what the network smoothed away
+BARE_SKIN = 0.9  # of the brightness of what is seen of the head, above which a texel is neither hair nor shadow
+LID_SHADE = 0.98  # of a lid, which looks down, to the skin about it
 MEAN_COLOR = "mean_color.png"  # beside model.yaml: the mean head's texture, on our atlas
 
 
@@ -130,8 +133,11 @@ def encode_observation(
         for _ in range(CORRECTIONS):
             missing = found.seen[:, None] * (found.color - decode(code).color[0])
             code = model.corrected(code, _maps(prior, color=missing).to(device))
-        strands = _strands(seen, found, prior, instruments.head, decode(code).color[0])
-        code = model.corrected(code, _maps(prior, color=strands).to(device))
+        # ... and on what no photo shows
+        color = decode(code).color[0]
+        missing = _strands(seen, found, prior, instruments.head, color)
+        missing += _lids(seen, found, prior, instruments.head, color)
+        code = model.corrected(code, _maps(prior, color=missing).to(device))
     return code[0].float().cpu().numpy()
 
 
@@ -149,6 +155,22 @@ def _strands(
     detail = hair_detail(seen, found, hair.numpy(), low.numpy(), head, prior.resolution)
     wanted = (low + FLOOR) * torch.from_numpy(detail).exp()[:, None] - FLOOR
     return (hair * (1 - found.seen))[:, None] * (wanted.clamp(0, 1) - color)
+
+
+def _lids(
+    seen: Observation,
+    found: Evidence,
+    prior: UVPrior,
+    head: HeadModel,
+    color: torch.Tensor,  # [N, 3] decoded
+) -> torch.Tensor:  # [N, 3]
+    """What must be added to the colours of folded lids so that they are the skin about them, not lashes and brows."""
+    folded = torch.from_numpy(folded_lids(head, head.texels(prior.resolution), seen.expression)).float()
+    grey = color.mean(-1)
+    skin = (found.seen > 0.5) & (folded == 0) & ~prior.interior
+    skin &= grey > BARE_SKIN * grey[skin].median() if skin.any() else skin
+    around = low_frequencies(prior, color[None], skin.float()[None] + 1e-6, prior.kernel)[0]
+    return folded[:, None] * (LID_SHADE * around - color)
 
 
 def _maps(

@@ -21,6 +21,7 @@ from flexavatar_cli.core.options import FitOptions
 from flexavatar_cli.core.track import Track
 from flexavatar_cli.stages.hull import liftable
 from flexavatar_cli.stages.instruments import Instruments
+from flexavatar_cli.stages.lids import folded_lids
 from flexavatar_cli.stages.observation import Observation, crop_observation
 from flexavatar_cli.stages.optimisation import Objective, Optimisation
 from flexavatar_cli.stages.published_fitting import PublishedObjective
@@ -31,6 +32,9 @@ from flexavatar_cli.stages.static_encoding import observe
 # Share of a texel's own footprint that reaches the picture. Neighbours overlap, so a texel seen frontally has 0.28, one
 # behind a splat of opacity 0.99 at most 0.01.
 VISIBLE_SHARE = 0.09
+FRONTAL_SHARE = (
+    0.2  # below it a texel is seen foreshortened: one pixel would be a streak from the side
+)
 MOVING_SHARE = 0.03  # of the best texel of a token, below which the token stays
 VISIBILITY_VIEWS = 24  # observations that decide what is seen
 CACHED_REFERENCES = 200  # initial decodes kept; 57 k texels are 3 MB each
@@ -40,6 +44,7 @@ ALPHA_WEIGHT = 1.0
 MATTE_FLOOR = 0.02  # alpha under which a pixel is background
 HIDDEN_WEIGHT = 10.0
 SMOOTH_WEIGHT = 0.5
+GRAZING_WEIGHT = 4.0  # of colour differences between neighbours, where they are seen foreshortened
 SHAPE_WEIGHT = 0.02
 LOOSE, STIFF = 0.02, 1.0  # pull of hair and cloth, and of the face, towards where the encoder put them
 GARISH_WEIGHT = 4.0  # colours outside 0..1
@@ -143,8 +148,11 @@ class RiggedObjective(Objective):
         self.references: dict[int, TexelAttributes] = {}
         share = self._visible_share()
         self.hidden = (1 - share / VISIBLE_SHARE).clamp(0, 1)
+        self.grazing = (1 - share / FRONTAL_SHARE).clamp(0, 1)
         self.moving = self._token_gate(share)
         grid = instruments.head.texels(self.model.resolution)
+        folded = np.min([folded_lids(instruments.head, grid, seen.expression) for seen in self.observations], axis=0)
+        self.hidden = torch.maximum(self.hidden, torch.from_numpy(folded).float().to(self.device))
         free = torch.from_numpy(liftable(instruments.head, grid)).float().to(self.device)
         self.stiffness = LOOSE + (STIFF - LOOSE) * (1 - free)
 
@@ -186,14 +194,13 @@ class RiggedObjective(Objective):
         tint = (attributes.color - start.color)[0]
         size = (attributes.scale / start.scale)[0].log()
         veil = attributes.opacity[0] - start.opacity[0]
-        hidden = self.hidden
         # squares, not absolutes: a term whose gradient never fades would chatter in patches that are half seen
         kept = ((tint**2).sum(-1) + (lift**2).sum(-1) + (size**2).mean(-1) + veil**2) * self.hidden
         kept = kept.mean()
         neighbours = self._around(lift)
         rough = ((lift - neighbours) ** 2).sum(-1).mean() + ((lift**2).sum(-1) * self.stiffness).mean()
         patchy = tint - self._around(tint)
-        blotches = ((patchy**2).sum(-1) * (0.05 + hidden)).mean()
+        blotches = ((patchy**2).sum(-1) * (0.05 + GRAZING_WEIGHT * self.grazing)).mean()
         garish = ((attributes.color - 1).clamp_min(0) + (-attributes.color).clamp_min(0)).mean()
         shape = (size**2).mean() + 0.1 * (veil**2).mean()
         return HIDDEN_WEIGHT * kept + SMOOTH_WEIGHT * (rough + blotches) + GARISH_WEIGHT * garish + SHAPE_WEIGHT * shape
