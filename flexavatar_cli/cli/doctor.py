@@ -122,11 +122,13 @@ def models() -> list[Finding]:
 def published() -> list[Finding]:
     """Each thing that the published model needs and this machine has or lacks, with the command that brings it."""
     from flexavatar_cli import weights as store
-    from flexavatar_cli.stages.image_features import INSTALL
+    from flexavatar_cli.stages.image_features import ENTRY, INSTALL
+    from flexavatar_cli.stages.perceptual import NAMES
 
+    networks = {"DINOv2": ENTRY} | {f"{term} loss": name for term, name in NAMES.items()}
     try:
         entry, known = store.entry(PUBLISHED), store.check(store.entry(PUBLISHED))
-        features = store.check(store.entry("dinov2"))
+        checked = {subject: store.check(store.entry(name)) for subject, name in networks.items()}
     except FlexAvatarError as error:
         return [Finding(PUBLISHED, False, str(error), needed=False, advice=CLONE_AGAIN)]
     get = store.how_to_get(PUBLISHED)
@@ -140,10 +142,11 @@ def published() -> list[Finding]:
     found = flame.is_file()
     detail = str(flame) if found else f"not there  {flame}"
     findings.append(Finding(f"{PUBLISHED} FLAME", found, detail, needed=False, advice=advice))
-    bad = [verdict for verdict in features if not verdict.good]
-    detail = "; ".join(f"{verdict.path.name} {verdict.detail}" for verdict in bad) or str(features[0].path.parent)
-    get = store.how_to_get("dinov2")
-    findings.append(Finding(f"{PUBLISHED} DINOv2", not bad, detail, needed=False, advice=get))
+    for subject, files in checked.items():
+        bad = [verdict for verdict in files if not verdict.good]
+        detail = "; ".join(f"{verdict.path.name} {verdict.detail}" for verdict in bad) or str(files[0].path.parent)
+        get = store.how_to_get(networks[subject])
+        findings.append(Finding(f"{PUBLISHED} {subject}", not bad, detail, needed=False, advice=get))
     library = importlib.util.find_spec("transformers") is not None
     detail = importlib.metadata.version("transformers") if library else "not installed"
     findings.append(Finding(f"{PUBLISHED} transformers", library, detail, needed=False, advice=INSTALL))

@@ -35,12 +35,14 @@ def test_doctor_names_what_flex1_lacks_and_the_commands(cache, capsys):
     run(["doctor", "--json"])
     found = {entry["subject"]: entry for entry in json.loads(capsys.readouterr().out)["findings"]}
     parts = [name for name in found if name.startswith("flex-1")]
-    assert len(parts) == 5
+    assert len(parts) == 7
     for name, command in {
         "flex-1 ckpt-900k.pt": "flexavatar models add flex-1 FOLDER",
         "flex-1 gghead_template.obj": "flexavatar models add flex-1 FOLDER",
         "flex-1 FLAME": "flexavatar models add flame PATH",
         "flex-1 DINOv2": "flexavatar models pull dinov2 --accept-licence",
+        "flex-1 SAM loss": "flexavatar models pull sam2-small --accept-licence",
+        "flex-1 DINO loss": "flexavatar models pull dinov2-small --accept-licence",
     }.items():
         assert not found[name]["good"]
         assert not found[name]["needed"], "open-1 works without it"
