@@ -16,14 +16,18 @@ def prepare(
     held_views: Annotated[
         int, typer.Option(min=1, help="Synthetic pictures for evaluation.")
     ] = PrepareOptions.held_views,
-    portraits: Annotated[int, typer.Option(min=0, help="Real portraits.")] = PrepareOptions.portraits,
+    portraits: Annotated[int, typer.Option(min=0, help="Real portraits of the packs.")] = PrepareOptions.portraits,
+    people: Annotated[
+        list[Path] | None, typer.Option(help="A folder of your own photos, videos and folders of frames.")
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of each of your videos.")] = PrepareOptions.frames,
     seed: Seed = CommonOptions.seed,
     overwrite: Overwrite = False,
 ) -> None:
     """Turn raw material into a training set: DATA -> a folder of arrays."""
     from flexavatar_cli.cli.console import progress, report
     from flexavatar_cli.core.errors import InputError, UsageError
-    from flexavatar_cli.training.portraits import prepare_portraits
+    from flexavatar_cli.training.portraits import prepare_people
     from flexavatar_cli.training.synthetic.pack import prepare_pack
 
     if output.exists() and not overwrite:
@@ -32,11 +36,9 @@ def prepare(
         raise InputError(f"{data}: not the folder with the training packs (ict_hair.npz is missing)")
     with progress("Synthetic") as on_step:
         prepare_pack(data, output, views, held_views, seed, on_step=on_step)
-    made = 0
-    if portraits:
-        with progress("Portraits") as on_step:
-            made = prepare_portraits(data, output, portraits, on_step)
-    report({"folder": output, "views": views, "held_views": held_views, "portraits": made})
+    with progress("People") as on_step:
+        made = prepare_people(data, portraits, people or [], frames, output, on_step)
+    report({"folder": output, "views": views, "held_views": held_views, "people": made})
 
 
 def register(app: typer.Typer) -> None:

@@ -89,6 +89,7 @@ class PrepareOptions:
     views: int = 1000  # synthetic pictures
     held_views: int = 40
     portraits: int = 300
+    frames: int = 8  # of each video of one's own
 
 
 @dataclass(frozen=True)

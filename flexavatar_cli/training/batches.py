@@ -194,12 +194,15 @@ class Batcher:
             "sink": np.int64(MONOCULAR if one_sided else MULTI_VIEW),
         }
 
-    def portrait(self, row: int, generator: np.random.Generator) -> dict[str, Any]:
-        """One real photo: it teaches only what it shows, part of which is hidden from the input."""
-        photo = {name: np.array(values[row]) for name, values in self.pack.portraits.items()}
+    def portrait(self, row: int, shown: int, generator: np.random.Generator) -> dict[str, Any]:
+        """One real photo, part of which is hidden from the input.
+
+        What it teaches is picture `shown` of the same person: the photo itself, or another frame of its clip.
+        """
+        people = self.pack.portraits
+        photo, answer = ({name: np.array(values[at]) for name, values in people.items()} for at in (row, shown))
         rows = self.rows
         seen = photo["seen"][rows].astype(np.float32) / 255
-        color = photo["color"][rows].astype(np.float32) / 255
         hidden = np.ones_like(seen)
         dice = generator.random()
         if dice < 0.4:  # half a face
@@ -209,19 +212,19 @@ class Batcher:
             hidden = (smooth_noise(self.painter.points[rows], 0.03, generator) > -0.5).astype(np.float32)
         pictures: dict[str, Any] = {}
         if self.studio is not None:
-            pictures["target_pictures"] = portrait_target(photo, random_ground(generator))
+            pictures["target_pictures"] = portrait_target(answer, random_ground(generator))
         return pictures | {
             "image": photo["image"].astype(np.float32) / 255,
-            "color": color,
+            "color": photo["color"][rows].astype(np.float32) / 255,
             "seen": seen * hidden,
             "facing": photo["facing"][rows].astype(np.float32) / 255,
             "hull": photo["hull"][rows].astype(np.float32),
-            "expression": photo["expression"],
+            "expression": answer["expression"],
             "cam2world": photo["cam2world"],
             "intrinsics": _normalised(photo["focal"], photo["centre"]),
-            "target": color,
-            "weight": seen,
-            "height": photo["hull"][rows].astype(np.float32),
+            "target": answer["color"][rows].astype(np.float32) / 255,
+            "weight": answer["seen"][rows].astype(np.float32) / 255,
+            "height": answer["hull"][rows].astype(np.float32),
             "height_weight": 0.1 * self.painter.skin[rows].astype(np.float32),
             "sink": np.int64(MONOCULAR),
         }

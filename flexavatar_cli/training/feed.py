@@ -21,12 +21,10 @@ class Feed:
     """Draws the batches of one phase."""
 
     def __init__(self, config: TrainConfig, phase: Phase, head: HeadModel, pack: Pack) -> None:
-        """Raises InputError if the folder lacks what rendered phases compare with."""
+        """Raises InputError if the folder lacks arrays."""
         self.config, self.phase, self.pack = config, phase, pack
-        if phase.kind == "rendered" and not {"identity"} <= set(pack.views):
-            raise InputError("prepared without identities; run `flexavatar prepare` again for a rendered phase")
-        if phase.kind == "rendered" and pack.portraits and not {"identity", "alpha"} <= set(pack.portraits):
-            raise InputError("prepared without mattes of portraits; run `flexavatar prepare` again")
+        if "identity" not in pack.views or (pack.portraits and not {"alpha", "clip"} <= set(pack.portraits)):
+            raise InputError("the training folder is of an older make; run `flexavatar prepare` again")
         self.batcher = Batcher(head, pack, phase.resolution, Studio(head) if phase.kind == "rendered" else None)
 
     def batch(self, step: int, places: range) -> Batch:
@@ -37,7 +35,9 @@ class Feed:
     def _sample(self, generator: np.random.Generator) -> dict[str, Any]:
         portraits = self.pack.portraits
         if portraits and generator.random() < self.phase.monocular_share:
-            return self.batcher.portrait(int(generator.integers(len(portraits["seen"]))), generator)
+            row = int(generator.integers(len(portraits["seen"])))
+            clip = np.flatnonzero(portraits["clip"] == portraits["clip"][row])
+            return self.batcher.portrait(row, int(generator.choice(clip)), generator)
         views = self.pack.views
         row = int(generator.integers(len(views["seen"])))
         one_sided = row >= self.config.multi_view_share * len(views["seen"])

@@ -1,9 +1,9 @@
-"""Real portraits as monocular training data: matted, tracked and examined once."""
+"""Real people as monocular training data: photos, videos and folders of frames, matted, tracked and examined once."""
 
 import io
 import logging
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -12,8 +12,12 @@ from PIL import Image
 
 from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.core.files import replacing
+from flexavatar_cli.core.options import TrackOptions
+from flexavatar_cli.core.track import Track
 from flexavatar_cli.heads import HeadModel, load_head
-from flexavatar_cli.stages.matting import matte_picture, open_net
+from flexavatar_cli.media.frames import open_frames
+from flexavatar_cli.media.images import is_photo
+from flexavatar_cli.stages.matting import Net, matte_picture, open_net
 from flexavatar_cli.stages.observation import crop_observation, examine
 from flexavatar_cli.stages.tracking import track
 from flexavatar_cli.training.synthetic.pack import RESOLUTION
@@ -24,6 +28,8 @@ log = logging.getLogger(__name__)
 HELD_OUT_EVERY = 10  # of the sorted ids: kept from training, for `eval`
 CROP = 512
 
+Row = dict[str, np.ndarray]
+
 
 def training_ids(annotations: np.lib.npyio.NpzFile) -> list[str]:
     """Ids that training may use: native sharpness, a stated free licence, not held out."""
@@ -33,29 +39,58 @@ def training_ids(annotations: np.lib.npyio.NpzFile) -> list[str]:
     return [str(name) for name in annotations["id"][order] if name not in held and good[annotations["id"] == name][0]]
 
 
-def prepare_portraits(data: Path, pack: Path, limit: int, on_step: Callable[[int, int], None] | None = None) -> int:
-    """Add up to `limit` portraits, evenly spread over the ids, to the prepared folder `pack`; how many it became."""
+def prepare_people(
+    data: Path,  # the folder with the openly licensed packs
+    portraits: int,  # how many of their portraits, evenly spread over the ids
+    people: Sequence[Path],  # folders of the user's own
+    frames: int,  # of each of their videos
+    pack: Path,  # the prepared folder to add to
+    on_step: Callable[[int, int], None] | None = None,
+) -> int:
+    """Add real people to a prepared folder; how many pictures it became. What shows no face is named and left out."""
+    head, net = load_head(), open_net()
     annotations = np.load(data / "portraits_ann.npz")
     names = training_ids(annotations)
-    names = [names[at] for at in np.linspace(0, len(names) - 1, min(limit, len(names))).astype(int)]
+    names = [names[at] for at in np.linspace(0, len(names) - 1, min(portraits, len(names))).astype(int)]
     boxes = {str(name): box for name, box in zip(annotations["id"], annotations["valid_box"], strict=True)}
-    head, net = load_head(), open_net()
-    rows: list[dict[str, np.ndarray]] = []
+    sources = [source for folder in people for source in clips(folder)]
+    made: list[Row] = []
+    done = 0
+
+    def add(source: str, rows: Iterable[Row]) -> None:
+        nonlocal done
+        try:
+            made.extend(row | {"clip": np.array(done, np.int32)} for row in rows)
+        except InputError as error:
+            log.info("%s left out: %s", source, error)
+        done += 1
+        if on_step:
+            on_step(done, len(names) + len(sources))
+
     with tarfile.open(data / "portraits_256.tar") as small, tarfile.open(data / "portraits_512.tar") as large:
         sharp = set(large.getnames())
-        for done, name in enumerate(names):
+        for name in names:
             member = f"portraits_512/{name}.jpg"
             rgb = _picture(large, member) if member in sharp else _picture(small, f"portraits_256/{name}.jpg")
-            try:
-                rows.append(one_portrait(rgb, boxes[name], head, matte_picture(rgb, net)))
-            except InputError as error:
-                log.info("%s left out: %s", name, error)
-            if on_step:
-                on_step(done + 1, len(names))
-    for key in rows[0]:
+            add(name, portrait_rows(rgb, boxes[name], head, net))
+    for source in sources:
+        add(str(source), clip_rows(source, frames, head, net))
+    for key in made[0] if made else ():
         with replacing(pack / f"portraits.{key}.npy") as temporary, open(temporary, "wb") as stream_out:
-            np.save(stream_out, np.stack([row[key] for row in rows]))
-    return len(rows)
+            np.save(stream_out, np.stack([row[key] for row in made]))
+    return len(made)
+
+
+def clips(folder: Path) -> Iterator[Path]:
+    """Every photo and video below `folder`, and every folder that holds pictures: the frames of one clip."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    for entry in entries:
+        if entry.is_file() or any(inner.is_file() and is_photo(inner) for inner in entry.iterdir()):
+            yield entry
+        else:
+            yield from clips(entry)
 
 
 def _picture(archive: tarfile.TarFile, member: str) -> np.ndarray:  # [H, W, 3] float32 in 0..1
@@ -64,22 +99,46 @@ def _picture(archive: tarfile.TarFile, member: str) -> np.ndarray:  # [H, W, 3] 
     return np.asarray(Image.open(io.BytesIO(stream.read())).convert("RGB"), np.float32) / 255
 
 
-def one_portrait(
+def portrait_rows(
     rgb: np.ndarray,  # [H, W, 3]
     box: np.ndarray,  # [4] x0 y0 x1 y1 in 0..1: outside is padding
     head: HeadModel,
-    alpha: np.ndarray,  # [H, W]
-) -> dict[str, np.ndarray]:
-    """The arrays of one portrait, as `Batcher.portrait` reads them. Raises InputError where no face is found.
-
-    `image` [S, S, 3] is on white; `alpha` and `inside` (0 where the photo ends) belong to it.
-    """
+    net: Net,
+) -> Iterator[Row]:
+    """The row of one portrait. Raises InputError where no face is found."""
     found = track([rgb], head=head)
     height, width = rgb.shape[:2]
     x0, y0, x1, y1 = (np.asarray(box, np.float64) * [width, height, width, height]).astype(int)
     inside = np.zeros((height, width), np.float32)
     inside[y0:y1, x0:x1] = 1
-    seen = crop_observation(rgb, alpha * inside, found, 0, CROP)
+    yield one_row(rgb, matte_picture(rgb, net) * inside, found, 0, head)
+
+
+def clip_rows(source: Path, count: int, head: HeadModel, net: Net) -> Iterator[Row]:
+    """Up to `count` frames, evenly spread, of a photo, a video or a folder of frames. Raises InputError."""
+    frames = open_frames(source)
+    numbers = [int(number) for number in np.unique(np.linspace(0, len(frames) - 1, count).astype(int))]
+    pictures = list(frames.read(numbers))
+    # frames so far apart have nothing to smooth
+    found = track(pictures, TrackOptions(smoothing=0.0), focal_px=frames.focal_px, fps=frames.fps, head=head)
+    for place, (number, rgb) in enumerate(zip(numbers, pictures, strict=True)):
+        if found.confidence[place] > 0:
+            own = None if frames.film is not None else frames.still(number).alpha
+            yield one_row(rgb, matte_picture(rgb, net) if own is None else own, found, place, head)
+
+
+def one_row(
+    rgb: np.ndarray,  # [H, W, 3]
+    alpha: np.ndarray,  # [H, W]
+    found: Track,
+    frame: int,
+    head: HeadModel,
+) -> Row:
+    """The arrays of one picture, as `Batcher.portrait` reads them.
+
+    `image` [S, S, 3] is on white; `alpha` and `inside` (0 where the photo ends) belong to it.
+    """
+    seen = crop_observation(rgb, alpha, found, frame, CROP)
     evidence = examine(seen, head, RESOLUTION)
     scale = IMAGE_SIZE / CROP
     pictures = {name: getattr(seen, name) for name in ("image", "alpha", "inside")}

@@ -1,0 +1,55 @@
+"""Real people as training data: what is found below a folder, and rows that a batch can be made of."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from flexavatar_cli.core.errors import InputError
+from flexavatar_cli.media.images import read_photo, write_png
+from flexavatar_cli.media.samples import sample_portrait
+from flexavatar_cli.stages.matting import open_net
+from flexavatar_cli.training.config import Phase, TrainConfig
+from flexavatar_cli.training.feed import Feed
+from flexavatar_cli.training.portraits import clip_rows, clips
+from flexavatar_cli.training.synthetic.pack import RESOLUTION, read_pack
+from flexavatar_cli.training.synthetic.views import IMAGE_SIZE
+
+
+def test_photos_videos_and_folders_of_frames_are_clips(tmp_path):
+    frames, deep = tmp_path / "anna" / "smiling", tmp_path / "berta" / "session" / "camera-1"
+    for folder in (frames, deep):
+        folder.mkdir(parents=True)
+        write_png(folder / "0.png", np.zeros((4, 4, 3), np.float32))
+    (tmp_path / "clip.mp4").touch()
+    (tmp_path / ".hidden").touch()
+    assert list(clips(tmp_path)) == [frames, deep, tmp_path / "clip.mp4"]
+    with pytest.raises(InputError, match="no such folder"):
+        list(clips(tmp_path / "none"))
+
+
+def test_a_clip_teaches_across_its_frames(head, pack_folder, tmp_path):
+    photo = read_photo(sample_portrait()).rgb[::2, ::2]
+    folder = tmp_path / "clip"
+    for number in range(2):
+        write_png(folder / f"{number}.png", photo)
+    rows = list(clip_rows(folder, 8, head, open_net("selfie")))
+    assert len(rows) == 2
+    assert rows[0]["image"].shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
+    assert 0.2 < (rows[0]["alpha"] > 128).mean() < 0.95
+    rows[1]["expression"] = rows[1]["expression"] + 0.25
+    pack = tmp_path / "pack"
+    shutil.copytree(pack_folder, pack)
+    for key in rows[0]:
+        np.save(pack / f"portraits.{key}.npy", np.stack([row[key] for row in rows]))
+    phase = Phase(RESOLUTION, 1, 1e-3, steps=1, kind="rendered", monocular_share=1.0)
+    config = TrainConfig(model="", phases=(phase,))
+    with pytest.raises(InputError, match="prepare"):
+        Feed(config, phase, head, read_pack(pack, head))
+    np.save(pack / "portraits.clip.npy", np.zeros(2, np.int32))
+    batch = Feed(config, phase, head, read_pack(pack, head)).batch(0, range(12))
+    assert (batch.sink == 0).all()
+    for number, target in enumerate(batch.targets):
+        assert target.one_sided
+        np.testing.assert_array_equal(target.expression.numpy(), batch.expression[number].numpy())
+    assert len(np.unique(batch.expression[:, 0])) == 2
