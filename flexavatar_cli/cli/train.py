@@ -1,5 +1,9 @@
 """`flexavatar train`: train a network from a configuration."""
 
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +11,9 @@ import typer
 
 from flexavatar_cli.cli.parameters import Device
 from flexavatar_cli.core.options import CommonOptions
+
+SAID_EVERY = 30.0  # seconds between lines of talk, where there is no terminal for a table
+RECENT = 0.98  # of the running mean, that stays per step
 
 
 def train(
@@ -42,13 +49,57 @@ def train(
     position, views = trainer.position, len(trainer.pack.views["seen"])
     say(f"training {card.name} on {views} views, seed {settings.seed}, from step {position.step}")
     if not evaluate_only:
-        with RunLog(output, position.step, say) as log:
-            trainer.run(log)
+        with RunLog(output, position.step) as log, live_table() as show:
+
+            def on_step(step: int, terms: dict[str, float]) -> None:
+                log(step, terms)
+                show(step, terms)
+
+            trainer.run(on_step)
     trainer.save()
     if trainer.fabric.is_global_zero:
         metrics = evaluate(trainer, trainer.averaged())
         (output / "facts.json").write_text(describe(trainer, metrics))
         report({"run": output, "steps": trainer.position.step, **metrics})
+
+
+@contextmanager
+def live_table() -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """What to call with each step: on a terminal a table of the terms and their running means, else a line at times."""
+    from flexavatar_cli.cli.console import say, settings
+
+    means: dict[str, float] = {}
+    said = 0.0
+
+    def mean(terms: dict[str, float]) -> None:
+        for name, value in terms.items():
+            means[name] = value + RECENT * (means.get(name, value) - value)
+
+    def line(step: int, terms: dict[str, float]) -> None:
+        nonlocal said
+        mean(terms)
+        if time.monotonic() - said > SAID_EVERY:
+            said = time.monotonic()
+            say(f"step {step}: " + ", ".join(f"{name} {means[name]:.4f}" for name in terms if name != "rate"))
+
+    if settings.quiet or not sys.stderr.isatty():
+        yield line
+        return
+
+    from rich.console import Console
+    from rich.live import Live
+    from rich.table import Table
+
+    with Live(console=Console(stderr=True), refresh_per_second=2) as live:
+
+        def table(step: int, terms: dict[str, float]) -> None:
+            mean(terms)
+            shown = Table("term", "now", "mean", title=f"step {step}")
+            for name, value in terms.items():
+                shown.add_row(name, f"{value:.5g}", f"{means[name]:.5g}")
+            live.update(shown)
+
+        yield table
 
 
 def register(app: typer.Typer) -> None:
