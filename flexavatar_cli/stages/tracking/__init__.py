@@ -1,10 +1,10 @@
-"""Frames to a Track: FaceMesh landmarks, a shared identity, then pose, expression, gaze and blinks per frame."""
+"""Frames to a Track: FaceMesh landmarks, a shared identity, pose and expression, registered looks, gaze and blinks."""
 
 import dataclasses
 import itertools
 import logging
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from flexavatar_cli.core.options import TrackOptions
 from flexavatar_cli.core.track import Track
 from flexavatar_cli.heads import HeadModel, load_head
 from flexavatar_cli.stages.tracking import eyes, solver
+from flexavatar_cli.stages.tracking.appearance import BROWS, Look, Skin, registered
 from flexavatar_cli.stages.tracking.landmarks import FaceFollower, eye_distance, face_height, to_uint8
 from flexavatar_cli.stages.tracking.smoothing import segments, smooth, smooth_rotations
 
@@ -30,6 +31,7 @@ GAINS = {
     "mouthLeft": 1.15, "mouthRight": 1.15,
 }  # fmt: skip
 NEAREST_FOCAL = 0.7  # crop sides; the camera would be 24 cm from the head
+FEWEST_LOOKS = 8  # frames whose mean look is better than each frame's landmarks; photos stay with the landmarks
 CUT = 0.6  # outer-eye distances from one frame to the next: no head moves so fast
 OPEN_EYES = 1.0  # lid opening of a person at rest, relative to the model with that person's identity
 
@@ -48,17 +50,22 @@ def track(
     A frame without a face has confidence 0 and repeats its neighbour. Raises InputError if no frame shows a face.
     """
     options = options or TrackOptions()
-    steps = 2 * operator.length_hint(frames, 0)
-    alone = steps == 2
+    count = operator.length_hint(frames, 0)
+    steps = _phases(count) * count
+    looks: list[Look] = []
     seen: list[np.ndarray | None] = []
     size: tuple[int, int] | None = None
     # FaceMesh drifts with its own window: three looks take the yaw of a re-tracked render from .55-.78 to .84-.89
-    with FaceFollower(options.face, options.looks or (12 if alone else 3)) as follow:
+    with FaceFollower(options.face, options.looks or (12 if count == 1 else 3)) as follow:
         for number, frame in enumerate(frames):
             if size not in (None, (frame.shape[1], frame.shape[0])):
                 raise InputError(f"frame {number}: its size differs from the first frame's; track pictures one by one")
             size = (frame.shape[1], frame.shape[0])
-            seen.append(follow(to_uint8(frame)))
+            picture = to_uint8(frame)
+            points = follow(picture)
+            seen.append(points)
+            if points is not None:
+                looks.append(Look.of(picture, points))
             if on_step:
                 on_step(number + 1, max(steps, number + 1))
     if size is None:
@@ -67,7 +74,7 @@ def track(
     if not found.any():
         raise InputError("no face found; try a frontal portrait")
     landmarks = np.array([np.full((478, 2), np.nan) if points is None else points for points in seen])
-    return track_landmarks(landmarks, size, options, fov, focal_px, on_step, fps, head)
+    return track_landmarks(landmarks, size, options, fov, focal_px, on_step, fps, head, looks)
 
 
 def track_landmarks(
@@ -79,6 +86,7 @@ def track_landmarks(
     on_step: Callable[[int, int], None] | None = None,
     fps: float = 25.0,
     head: HeadModel | None = None,
+    looks: Sequence[Look] = (),  # of the frames that show a face; none or a few = landmarks alone
 ) -> Track:
     """`track` from landmarks that are already known; deterministic."""
     options = options or TrackOptions()
@@ -89,16 +97,25 @@ def track_landmarks(
     lens = _lens(seen, size, fov, focal_px)
     weights = solver.Weights(options.identity_weight, options.expression_weight)
     identity = _identity(model, seen, lens, weights, options.identity_frames)
+    total = _phases(len(looks)) * len(landmarks)
     solutions: list[solver.Solution] = []
     for k in range(len(seen)):
         start = solutions[-1] if solutions and _steady(seen[k - 1], seen[k]) else None
         solutions.append(solver.solve(model, seen[k : k + 1], lens, weights, identity, start))
         if on_step:
-            on_step(len(landmarks) + k + 1, 2 * len(landmarks))
+            on_step(len(landmarks) + k + 1, total)
     poses = solver.Poses(
         np.concatenate([s.poses.rotation for s in solutions]), np.concatenate([s.poses.translation for s in solutions])
     )
     expression = np.concatenate([s.expression for s in solutions])
+    if len(looks) >= FEWEST_LOOKS:
+
+        def tick(done: int, rounds: int) -> None:
+            if on_step:
+                on_step(total - len(landmarks) * (rounds - done) // rounds, total)
+
+        poses, expression = registered(Skin.of(head), looks, lens, poses, identity, expression, tick)
+        expression = _solved_again(model, seen, lens, weights, poses, identity, expression)
     for name, gain in GAINS.items():
         row = ARKIT_NAMES.index(name)
         expression[:, row] = np.minimum(expression[:, row] * gain, 1)
@@ -128,6 +145,29 @@ def track_landmarks(
         landmarks=seen[nearest].astype(np.float32),
         head_model=head.name,
     )
+
+
+def _phases(frames: int) -> int:
+    """Times that every frame is worked on: seen, solved and, in a video, registered."""
+    return 3 if frames >= FEWEST_LOOKS else 2
+
+
+def _solved_again(
+    model: solver.LandmarkModel,
+    seen: np.ndarray,
+    lens: solver.Pinhole,
+    weights: solver.Weights,
+    poses: solver.Poses,
+    identity: np.ndarray,
+    expression: np.ndarray,
+) -> np.ndarray:  # [T, 52]
+    """The expression that explains the landmarks under registered poses and brows, which stay as they are."""
+    held = (solver.POSE, *(ARKIT_NAMES[row] for row in BROWS))
+    result = np.empty_like(expression)
+    for k in range(len(seen)):
+        start = solver.Solution(poses[k : k + 1], identity, expression[k : k + 1], cost=0.0, iterations=0)
+        result[k] = solver.solve(model, seen[k : k + 1], lens, weights, identity, start, held).expression[0]
+    return result
 
 
 def relative_error(result: Track) -> float:

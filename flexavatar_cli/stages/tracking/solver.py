@@ -6,7 +6,7 @@ in pixels, is that of the head seen frontally at its distance, so that a turned 
 keeps faces at rest free of expression like an L1 norm, which a Gaussian does not, but shrinks strong ones less.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ SOLVED = tuple(name for name in ARKIT_NAMES if not name.startswith("eyeLook") an
 # Together these pairs make lips that no one has, which a third of neutral faces would otherwise be given.
 OPPOSED = (("mouthLeft", "mouthRight"), ("jawLeft", "jawRight"))
 SOLVED_INDEX = np.array([ARKIT_NAMES.index(name) for name in SOLVED])
+POSE = "pose"  # among the names of what `solve` holds: rotation and translation of every frame
 
 
 @dataclass(frozen=True)
@@ -231,6 +232,7 @@ def solve(
     weights: Weights,
     identity: np.ndarray | None = None,  # [K]; given = held fixed
     start: Solution | None = None,  # poses and expression to start from
+    held: Collection[str] = (),  # shapes, and POSE, that stay as they are in `start`
     most_iterations: int = 30,
     tolerance: float = 1e-4,
 ) -> Solution:
@@ -245,6 +247,7 @@ def solve(
     rotation, translation = poses.rotation.copy(), poses.translation.copy()
     e = np.zeros((frames, shapes)) if start is None else start.expression[:, SOLVED_INDEX].copy()
     lambdas, knee, opposition = weights.lambdas(), weights.knee, weights.opposition()
+    fixed = np.array([POSE in held] * 6 + [name in held for name in SOLVED])
     rows = model.used
     basis_e = np.ascontiguousarray(model.expression[rows][..., SOLVED_INDEX])  # [N, 3, S]
     basis_w = model.identity[rows]
@@ -281,8 +284,8 @@ def solve(
             gradient[6:] += e[k] + opposition @ e[k] + lambdas * (knee / (knee + e[k]))
             hessian = own.T @ own
             hessian[range(6, 6 + shapes), range(6, 6 + shapes)] += 1
-            held = ((e[k] <= 0) & (gradient[6:] > 0)) | ((e[k] >= 1) & (gradient[6:] < 0))
-            free = np.flatnonzero(np.append(np.ones(6, bool), ~held))
+            stuck = ((e[k] <= 0) & (gradient[6:] > 0)) | ((e[k] >= 1) & (gradient[6:] < 0))
+            free = np.flatnonzero(~fixed & np.append(np.ones(6, bool), ~stuck))
             shared = (by_point @ basis_w).reshape(-1, modes) if modes else np.zeros((len(residual), 0))
             blocks.append((free, hessian[np.ix_(free, free)], gradient[free], own[:, free], shared, residual))
         improved = False

@@ -167,3 +167,16 @@ def test_landmark_rows_are_those_of_the_head(head, model):
     np.testing.assert_allclose(found, expected, atol=2e-6)
     centres = model.eye_centres + model.eye_identity @ identity.double().numpy()
     np.testing.assert_allclose(centres, head.eye_centres(identity).numpy(), atol=2e-6)
+
+
+def test_what_is_held_stays(model, lens, faces, poses_of):
+    angles = np.array([[0.2, -0.1, 0.0]])
+    truth = expression(jawOpen=0.6, browInnerUp=0.5)
+    seen = faces(angles, truth, np.zeros(model.modes))
+    start = solver.Solution(poses_of(angles + 0.01, np.array([0.02, -0.01, 1.0])), np.zeros(model.modes), NEUTRAL, 0, 0)
+    held = (solver.POSE, "browInnerUp")
+    found = solver.solve(model, seen, lens, FREE, np.zeros(model.modes), start, held)
+    np.testing.assert_array_equal(found.poses.rotation, start.poses.rotation)
+    np.testing.assert_array_equal(found.poses.translation, start.poses.translation)
+    assert found.expression[0, ARKIT_NAMES.index("browInnerUp")] == 0
+    assert found.expression[0, ARKIT_NAMES.index("jawOpen")] > 0.3
