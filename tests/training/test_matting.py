@@ -153,7 +153,7 @@ def test_the_file_keeps_modnets_contract(tmp_path):
     with torch.inference_mode():
         expected = network(torch.from_numpy(rgb.transpose(2, 0, 1)[None] * 2 - 1))[0, 0].numpy()
     np.testing.assert_allclose(net.probability(rgb), expected, atol=1e-4)
-    assert net.probability(rgb[:300, :200]).shape == (300, 200)
+    assert net.probability(rgb[:300, :200]).shape == (300, 200)  # 512 x 352: an odd number of strides
 
 
 def test_training_goes_on_where_it_was_cut(pack):

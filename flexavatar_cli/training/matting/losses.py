@@ -17,7 +17,7 @@ def mean_where(value: Tensor, weight: Tensor) -> Tensor:
 
 
 def matting_losses(
-    logits: tuple[Tensor, Tensor, Tensor],  # semantic [B, 1, H/16, W/16], detail [B, 1, H/2, W/2], alpha [B, 1, H, W]
+    logits: tuple[Tensor, Tensor, Tensor],  # semantic [B, 1, H/32, W/32], detail [B, 1, H/2, W/2], alpha [B, 1, H, W]
     truth: Tensor,  # [B, 4, H, W] alpha, known, band, contrast
 ) -> dict[str, Tensor]:
     """The weighted terms by name. `certain` is a cross entropy, whose slope does not vanish far from the truth."""

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 STRIDE = 32  # both sides of a picture are multiples of it
-SEMANTIC_STRIDE = 16  # of the semantic branch's supervised output
+REDUCTION = 2  # of the picture that the semantic branch sees: a head of 400 pixels fits into its field of view
+SEMANTIC_STRIDE = 16 * REDUCTION  # of the semantic branch's supervised output
 
 
 class ConvUnit(nn.Sequential):
@@ -46,9 +47,9 @@ class Context(nn.Module):
         return x * torch.sigmoid(gain)[..., None, None] + shift[..., None, None]
 
 
-def doubled(x: Tensor) -> Tensor:
-    """[B, C, H, W] at twice the size."""
-    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+def enlarged(x: Tensor, like: Tensor) -> Tensor:
+    """[B, C, H, W] at the size of another."""
+    return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)
 
 
 def folded(image: Tensor) -> Tensor:
@@ -70,26 +71,33 @@ class MattingNetwork(nn.Module):
         self.up_sixteenth = ConvUnit(last + sixteenth, sixteenth)
         self.semantic = nn.Conv2d(sixteenth, 1, 1)
         self.up_eighth = ConvUnit(sixteenth + eighth, eighth)
+        self.fine_half = ConvUnit(3, half, stride=2)
+        self.fine_quarter = nn.Sequential(ConvUnit(half, quarter, stride=2), Residual(quarter))
         self.detail_quarter = nn.Sequential(ConvUnit(eighth + quarter + 3, quarter), ConvUnit(quarter, quarter))
         self.detail_half = nn.Sequential(ConvUnit(quarter + half + 12, detail), ConvUnit(detail, detail))
         self.detail = nn.Conv2d(detail, 1, 1)
         self.fusion = nn.Sequential(ConvUnit(detail + 12, detail), nn.Conv2d(detail, 4, 3, padding=1))
 
-    def branches(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of semantics [B, 1, H/16, W/16], detail [B, 1, H/2, W/2] and alpha [B, 1, H, W]."""
-        half = self.stem(image)
-        quarter = self.quarter(half)
-        eighth = self.eighth(quarter)
+    def meaning(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Semantic features at 1/32 and 1/16 of the picture's size, from the picture at half its size."""
+        eighth = self.eighth(self.quarter(self.stem(F.avg_pool2d(image, REDUCTION))))
         sixteenth = self.sixteenth(eighth)
-        context = doubled(self.last(sixteenth))
-        meaning = self.up_sixteenth(torch.cat([context, sixteenth], 1))
-        coarse = self.up_eighth(torch.cat([doubled(meaning), eighth], 1))
+        context = enlarged(self.last(sixteenth), sixteenth)
+        coarse = self.up_sixteenth(torch.cat([context, sixteenth], 1))
+        return coarse, self.up_eighth(torch.cat([enlarged(coarse, eighth), eighth], 1))
+
+    def branches(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of semantics [B, 1, H/32, W/32], detail [B, 1, H/2, W/2] and alpha [B, 1, H, W]."""
+        coarse, meaning = self.meaning(image)
+        half = self.fine_half(image)
+        quarter = self.fine_quarter(half)
         pixels = folded(image)
-        detail = self.detail_quarter(torch.cat([doubled(coarse), quarter, F.avg_pool2d(image, 4)], 1))
-        detail = self.detail_half(torch.cat([doubled(detail), half, pixels], 1))
+        detail = self.detail_quarter(torch.cat([enlarged(meaning, quarter), quarter, F.avg_pool2d(image, 4)], 1))
+        detail = self.detail_half(torch.cat([enlarged(detail, half), half, pixels], 1))
         edge = self.detail(detail)
         fused = F.pixel_shuffle(self.fusion(torch.cat([detail, pixels], 1)), 2)
-        return self.semantic(meaning), edge, doubled(edge) + fused
+        doubled = F.interpolate(edge, scale_factor=2.0, mode="bilinear", align_corners=False)  # ONNX keeps the channels
+        return self.semantic(coarse), edge, doubled + fused
 
     def forward(self, image: Tensor) -> Tensor:
         """Alpha [B, 1, H, W] in 0..1."""
