@@ -20,7 +20,7 @@ from flexavatar_cli.media.images import encode_png
 from flexavatar_cli.model import plucker_map
 from flexavatar_cli.stages.hair_detail import FLOOR, hair_detail
 from flexavatar_cli.stages.instruments import SINKS, Instruments
-from flexavatar_cli.stages.lids import folded_lids
+from flexavatar_cli.stages.eyelids import folded_lids
 from flexavatar_cli.stages.observation import Evidence, Observation, crop_observation, examine, outline_correction
 from flexavatar_cli.stages.rig import rig_anchor, settled
 from flexavatar_cli.stages.shots import Shot

@@ -6,7 +6,7 @@ import pytest
 from flexavatar_cli.core.expression import INDEX
 from flexavatar_cli.heads import load_head
 from flexavatar_cli.heads.surface import surface
-from flexavatar_cli.stages.lids import BLINKS, folded_lids, lids
+from flexavatar_cli.stages.eyelids import BLINKS, folded_lids, lids
 
 
 @pytest.fixture(scope="module")
