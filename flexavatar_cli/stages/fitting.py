@@ -32,9 +32,7 @@ from flexavatar_cli.stages.static_encoding import observe
 # Share of a texel's own footprint that reaches the picture. Neighbours overlap, so a texel seen frontally has 0.28, one
 # behind a splat of opacity 0.99 at most 0.01.
 VISIBLE_SHARE = 0.09
-FRONTAL_SHARE = (
-    0.2  # below it a texel is seen foreshortened: one pixel would be a streak from the side
-)
+FRONTAL_SHARE = 0.2  # below it a texel is seen foreshortened: one pixel would be a streak from the side
 MOVING_SHARE = 0.03  # of the best texel of a token, below which the token stays
 VISIBILITY_VIEWS = 24  # observations that decide what is seen
 CACHED_REFERENCES = 200  # initial decodes kept; 57 k texels are 3 MB each
@@ -160,7 +158,7 @@ class RiggedObjective(Objective):
         """One step of SharedAdam."""
         ground = torch.from_numpy(generator.uniform(0, 1, 3).astype(np.float32)).to(self.device)
         loss = self.loss(number, ground)
-        (gradient,) = torch.autograd.grad(loss, self.code)
+        (gradient,) = self.gradients(loss, number, share)
         self.optimiser.step(gradient * self.moving, self.options.learning_rate * share)
         return float(loss.detach())
 

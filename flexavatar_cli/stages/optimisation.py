@@ -19,6 +19,7 @@ from flexavatar_cli.core.gaussians import Gaussians
 from flexavatar_cli.core.options import FitOptions
 from flexavatar_cli.render import render
 from flexavatar_cli.stages.animation import Puppet, puppet
+from flexavatar_cli.stages.camera_refinement import CameraRefinement
 from flexavatar_cli.stages.instruments import Instruments
 from flexavatar_cli.stages.observation import Observation
 from flexavatar_cli.stages.rig import settled
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_STEPS = 50
 FINAL_RATE = 5e-2  # of the first learning rate, end of the cosine (SPEC 11: 1e-2 to 5e-4)
+FORMAT = "fit-2"  # of checkpoints: those of another are not taken up
 TAIL = 20  # steps whose mean is the loss that is reported
 
 
@@ -52,6 +54,8 @@ class Objective(ABC):
         self.sink = torch.tensor([self.figure.sink], device=self.device)
         self.start = self.figure.code[None]
         self.code = self.start.clone().requires_grad_(True)
+        refined = options.preset != "paper" and len(observations) > 1  # one camera alone has nothing to differ from
+        self.cameras = CameraRefinement(len(observations), self.device) if refined else None
 
     @abstractmethod
     def advance(self, number: int, generator: np.random.Generator, share: float) -> float:
@@ -70,12 +74,12 @@ class Objective(ABC):
         facts: dict[str, Any] = {"steps": self.options.steps, "observations": len(self.observations), "seed": self.seed}
         if trace:
             facts |= {"first_loss": round(trace[0], 6), "loss": round(float(np.mean(trace[-TAIL:])), 6)}
-        return facts
+        return facts | (self.cameras.facts() if self.cameras is not None else {})
 
     @property
     def key(self) -> str:
         """sha256 of everything that decides the result: a checkpoint of another fit must not be taken up."""
-        words = [self.avatar.digest, repr(self.options), str(self.seed)]
+        words = [FORMAT, self.avatar.digest, repr(self.options), str(self.seed)]
         for seen in self.observations:
             parts = (seen.image, seen.alpha, seen.expression, seen.camera.cam2world, seen.camera.intrinsics)
             words.append(digest_bytes(*(np.ascontiguousarray(part).tobytes() for part in parts)))
@@ -88,8 +92,18 @@ class Objective(ABC):
 
     def render(self, head: Gaussians, number: int, ground: Tensor) -> tuple[Tensor, Tensor]:
         """The head as observation `number` sees it, over the colour `ground` [3]: RGB [H, W, 3] and alpha [H, W]."""
+        if self.cameras is not None:
+            head = self.cameras.moved(head, number)
         rgb, alpha = render(head, self.observations[number].camera, background=ground, backend=self.backend)
         return rgb[0], alpha[0]
+
+    def gradients(self, loss: Tensor, number: int, share: float, *others: Tensor) -> tuple[Tensor, ...]:
+        """Of the loss by the code, and by `others`; the camera of observation `number` takes its step."""
+        if self.cameras is None:
+            return torch.autograd.grad(loss, [self.code, *others])
+        camera, *rest = torch.autograd.grad(loss, [self.cameras.raw[number], self.code, *others])
+        self.cameras.step(number, camera, share)
+        return tuple(rest)
 
     def expression(self, number: int) -> Tensor:  # [E]
         """The tracked expression code of an observation."""
@@ -128,9 +142,16 @@ class Optimisation:
         return objective.avatar.with_code(code, fit=objective.facts(self.trace))
 
     def _save(self, path: Path) -> None:
-        state = {"key": self.key, "step": self.step, "trace": self.trace, "code": self.objective.code.detach()}
+        state: dict[str, Any] = {
+            "key": self.key,
+            "step": self.step,
+            "trace": self.trace,
+            "code": self.objective.code.detach(),
+        }
+        state["objective"] = self.objective.state()
+        state["cameras"] = self.objective.cameras.state() if self.objective.cameras is not None else None
         with replacing(path) as temporary:
-            torch.save(state | {"objective": self.objective.state()}, temporary)
+            torch.save(state, temporary)
 
     def _resume(self, path: Path) -> None:
         state = torch.load(path, map_location=self.objective.device, weights_only=True)
@@ -139,5 +160,7 @@ class Optimisation:
         with torch.no_grad():
             self.objective.code.copy_(state["code"])
         self.objective.restore(state["objective"])
+        if self.objective.cameras is not None:
+            self.objective.cameras.restore(state["cameras"])
         self.step, self.trace = state["step"], state["trace"]
         log.info("fitting goes on at step %d", self.step)

@@ -1,7 +1,8 @@
 """The published objective (SPEC 11): Adam on the whole code, one random picture a step, white ground; and a variant.
 
 Network, cameras and, in the preset `paper`, expression codes stay as they are. The preset `default` of models with a
-static anchor also moves each picture's expression coefficients, which the published program declares but never uses.
+static anchor also moves each picture's expression coefficients, which the published program declares but never uses,
+and its camera.
 """
 
 import logging
@@ -61,9 +62,10 @@ class PublishedObjective(Objective):
         """One step of Adam."""
         for group in self.adam.param_groups:
             group["lr"] = group["first"] * share
-        self.adam.zero_grad()
         loss = self.loss(number)
-        loss.backward()
+        moving = [value for group in self.adam.param_groups for value in group["params"]]
+        for value, gradient in zip(moving, self.gradients(loss, number, share, *moving[1:]), strict=True):
+            value.grad = gradient
         self.adam.step()
         return float(loss.detach())
 
