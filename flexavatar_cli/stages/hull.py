@@ -25,7 +25,7 @@ FLOOR = -0.012  # metres a vertex may be moved inwards above the chin ...
 FLOOR_BELOW = -0.03  # ... and below it, where the bust is a guess
 ROUNDS = 8
 PROBES = 128  # texel resolution of the points that are compared with the matte
-RIM_COSINE = 0.6  # |normal . view| below which a point is on the rim
+RIM_COSINES = (-0.3, 0.6)  # normal . view between which a point may be on the rim
 OUTSIDE_COSINE = 0.8  # the same for points that stick out of the matte
 OUTLINE_PIXELS = 2.5  # from the outline of the displaced mesh, within which a point is on it
 STEP = (-0.03, 0.05)  # metres, bounds of what one round may ask for
@@ -137,7 +137,7 @@ def hull_displacement(
         column, row = at[:, 0].astype(int), at[:, 1].astype(int)
         within = (column >= 2) & (column < width - 2) & (row >= 2) & (row < height - 2)
         column, row = np.clip(column, 0, width - 1), np.clip(row, 0, height - 1)
-        rim = outline[row, column] & (np.abs(cosine) < RIM_COSINE)
+        rim = outline[row, column] & (cosine > RIM_COSINES[0]) & (cosine < RIM_COSINES[1])
         rim |= (edge[row, column] > 1) & (np.abs(cosine) < OUTSIDE_COSINE)
         rim = np.nonzero(rim & within & may_move & (inside[row, column] > 0.5))[0]
         if len(rim) == 0:
