@@ -46,18 +46,21 @@ def train(
     if show_data:
         report({"sheet": write_png(output / "data.png", trainer.fed_sheet())})
         return
-    position, views = trainer.position, len(trainer.pack.views["seen"])
-    say(f"training {card.name} on {views} views, seed {settings.seed}, from step {position.step}")
-    if not evaluate_only:
-        with RunLog(output, position.step) as log, live_table() as show:
+    first, step = trainer.fabric.is_global_zero, trainer.position.step
+    if first and not evaluate_only:
+        views = len(trainer.pack.views["seen"])
+        say(f"training {card.name} on {views} views, seed {settings.seed}, from step {step}")
+        with RunLog(output, step) as log, live_table() as show:
 
             def on_step(step: int, terms: dict[str, float]) -> None:
                 log(step, terms)
                 show(step, terms)
 
             trainer.run(on_step)
+    elif not evaluate_only:
+        trainer.run()
     trainer.save()
-    if trainer.fabric.is_global_zero:
+    if first:
         metrics = evaluate(trainer, trainer.averaged())
         (output / "facts.json").write_text(describe(trainer, metrics))
         report({"run": output, "steps": trainer.position.step, **metrics})

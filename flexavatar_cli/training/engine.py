@@ -60,8 +60,8 @@ def make_fabric(bfloat16: bool = False, device: str = "auto") -> Fabric:
     world, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     chosen = pick_device(device)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces its settings
-    # the decoder's uv_condition has no gradients unless it is used; buffers are constants of the template
-    strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if world > 1 else "auto"
+    # the decoder's uv_condition has no gradients, as it is not used
+    strategy = DDPStrategy(find_unused_parameters=True) if world > 1 else "auto"
     fabric = Fabric(
         accelerator=chosen.type,
         devices=local if chosen.index is None else [chosen.index],
@@ -109,7 +109,8 @@ class Trainer:
         template = template_of(self.head, card.network, RESOLUTION)
         self.network = AvatarModel(card.network, template, torch.Generator().manual_seed(config.seed), card)
         optimiser = torch.optim.AdamW(self._groups(), lr=1e-3, betas=(0.9, 0.98))
-        self.model, self.optimiser = self.fabric.setup(Decoded(self.network), optimiser)
+        self.decoded = Decoded(self.network)
+        self.model, self.optimiser = self.fabric.setup(self.decoded, optimiser)
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         self.position = Position()
         output.mkdir(parents=True, exist_ok=True)
@@ -208,7 +209,7 @@ class Trainer:
 
     def terms(self, bench: Bench, phase: Phase, batch: Batch) -> dict[str, Tensor]:
         """The weighted loss terms of a batch on this device; their sum is what is minimised."""
-        attributes = self.attributes(bench, batch)
+        attributes = self.attributes(self.model, bench, batch)
         terms = uv_terms(bench, batch, attributes)
         if phase.kind == "uv":
             return terms
@@ -216,12 +217,12 @@ class Trainer:
         weight = self.config.perceptual_weight
         return terms | picture_terms(bench, batch.targets, attributes, self.perceptual, weight)
 
-    def attributes(self, bench: Bench, batch: Batch) -> TexelAttributes:
+    def attributes(self, model: nn.Module, bench: Bench, batch: Batch) -> TexelAttributes:
         """What the network makes of a batch, in float32."""
         features = None
         if self.network.config.uv_features is not None:
             features = uv_features(bench.prior, batch.color, batch.seen, batch.facing, batch.hull)
-        return TexelAttributes(*self.model(batch.image, batch.plucker, features, batch.expression, batch.sink))
+        return TexelAttributes(*model(batch.image, batch.plucker, features, batch.expression, batch.sink))
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -275,6 +276,9 @@ class Trainer:
 
     def _preview(self, bench: Bench, phase: Phase, batch: Batch) -> None:
         if self.fabric.is_global_zero:
+            there = batch.to(self.fabric.device)
             with torch.no_grad():
-                picture = preview_sheet(bench, batch, self.attributes(bench, batch.to(self.fabric.device)))
+                with self.fabric.autocast():  # not through DDP, which would wait for the other processes
+                    attributes = self.attributes(self.decoded, bench, there)
+                picture = preview_sheet(bench, there, attributes.map(torch.Tensor.float))
             write_png(self.output / "previews" / f"step-{self.position.step:06d}.png", picture)
