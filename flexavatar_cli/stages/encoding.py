@@ -18,11 +18,19 @@ from flexavatar_cli.core.track import Track
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.media.images import encode_png
 from flexavatar_cli.model import plucker_map
+from flexavatar_cli.stages.back_projection import back_projected
+from flexavatar_cli.stages.eyelids import folded_lids
 from flexavatar_cli.stages.hair_detail import FLOOR, hair_detail
 from flexavatar_cli.stages.instruments import SINKS, Instruments
-from flexavatar_cli.stages.eyelids import folded_lids
-from flexavatar_cli.stages.observation import Evidence, Observation, crop_observation, examine, outline_correction
-from flexavatar_cli.stages.rig import rig_anchor, settled
+from flexavatar_cli.stages.observation import (
+    SOLID,
+    Evidence,
+    Observation,
+    crop_observation,
+    examine,
+    outline_correction,
+)
+from flexavatar_cli.stages.rig import rig_anchor, rigged_gaussians, settled
 from flexavatar_cli.stages.shots import Shot
 from flexavatar_cli.stages.static_encoding import encode_static
 from flexavatar_cli.stages.uv_prior import DISPLACEMENT_UNIT, UVPrior, hairiness, low_frequencies, uv_features, uv_prior
@@ -31,6 +39,8 @@ THUMBNAIL = 256
 CORRECTIONS = 2  # rounds of putting back, through the skip path, what the network smoothed away
 BARE_SKIN = 0.9  # of the brightness of what is seen of the head, above which a texel is neither hair nor shadow
 LID_SHADE = 0.98  # of a lid, which looks down, to the skin about it
+PROJECTIONS = 6  # rounds of back-projection
+SHOWN = (0.04, 0.14)  # share of its footprint from which on, and with which fully, a texel takes part; 0.28 is frontal
 MEAN_COLOR = "mean_color.png"  # beside model.yaml: the mean head's texture, on our atlas
 
 
@@ -111,7 +121,7 @@ def encode_observation(
     size = model.config.trunk.image_size
     small = cv2.resize(seen.image, (size, size), interpolation=cv2.INTER_AREA)
     found = examine(seen, instruments.head, model.resolution)
-    with torch.inference_mode():
+    with torch.no_grad():
         features = uv_features(prior, found.color[None], found.seen[None], found.facing[None], found.displacement[None])
         image = torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255
         rays = plucker_map(*camera_tensors(seen.camera), size, size)
@@ -133,6 +143,20 @@ def encode_observation(
         for _ in range(CORRECTIONS):
             missing = found.seen[:, None] * (found.color - decode(code).color[0])
             code = model.corrected(code, _maps(prior, color=missing).to(device))
+        # ... then seen through the blending of neighbours ...
+        identity = torch.from_numpy(seen.identity)
+        picture, alpha, inside = (
+            torch.from_numpy(array).float() / 255 for array in (seen.image, seen.alpha, seen.inside)
+        )
+        solid = (alpha > SOLID).float() * inside
+        unfolded = 1 - torch.from_numpy(
+            folded_lids(instruments.head, instruments.head.texels(model.resolution), seen.expression)
+        )
+        for _ in range(PROJECTIONS):
+            gaussians = rigged_gaussians(anchor, decode(code), identity, expression[0].cpu())
+            error, share = back_projected(gaussians, seen.camera, picture, solid, instruments.backend)
+            shown = ((share - SHOWN[0]) / (SHOWN[1] - SHOWN[0])).clamp(0, 1) * unfolded.float()
+            code = model.corrected(code, _maps(prior, color=shown[:, None] * error).to(device))
         # ... and on what no photo shows
         color = decode(code).color[0]
         missing = _strands(seen, found, prior, instruments.head, color)

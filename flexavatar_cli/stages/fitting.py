@@ -19,9 +19,9 @@ from flexavatar_cli.core.avatar import Avatar
 from flexavatar_cli.core.gaussians import Gaussians
 from flexavatar_cli.core.options import FitOptions
 from flexavatar_cli.core.track import Track
+from flexavatar_cli.stages.eyelids import folded_lids
 from flexavatar_cli.stages.hull import liftable
 from flexavatar_cli.stages.instruments import Instruments
-from flexavatar_cli.stages.eyelids import folded_lids
 from flexavatar_cli.stages.observation import Observation, crop_observation
 from flexavatar_cli.stages.optimisation import Objective, Optimisation
 from flexavatar_cli.stages.published_fitting import PublishedObjective

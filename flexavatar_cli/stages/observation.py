@@ -15,8 +15,8 @@ from flexavatar_cli.heads.surface import surface, vertex_normals
 from flexavatar_cli.heads.texels import TexelGrid
 from flexavatar_cli.media.images import to_uint8
 from flexavatar_cli.render.mesh import rasterize_mesh
-from flexavatar_cli.stages.hull import MATTE_EDGE, at_texels, at_vertices, hull_displacement
 from flexavatar_cli.stages.eyelids import folded_lids
+from flexavatar_cli.stages.hull import MATTE_EDGE, at_texels, at_vertices, hull_displacement
 from flexavatar_cli.stages.matting import foreground
 
 CROP_BOTTOM = -0.20  # metres, head space: lower edge of the crop
