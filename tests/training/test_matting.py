@@ -19,7 +19,7 @@ from flexavatar_cli.training.matting.grounds import behind, painted
 from flexavatar_cli.training.matting.losses import matting_losses
 from flexavatar_cli.training.matting.measuring import comparison, flicker, hair_band, measure
 from flexavatar_cli.training.matting.network import SEMANTIC_STRIDE, MattingNetwork
-from flexavatar_cli.training.matting.training import MattingConfig, Phase, Trainer, read_config
+from flexavatar_cli.training.matting.training import MattingConfig, Phase, Trainer, edge_corners, read_config
 
 
 def person(side=128):
@@ -157,12 +157,13 @@ def test_the_file_keeps_modnets_contract(tmp_path):
 
 
 def test_training_goes_on_where_it_was_cut(pack):
-    config = MattingConfig("matting", 0, (Phase(64, 1.0, 2, 1e-3),), bfloat16=False)
+    config = MattingConfig("matting", 0, (Phase(64, 1.0, 2, 1e-3, reduction=1),), bfloat16=False)
+    (phase,) = config.phases
     trainer = Trainer(config, pack, pack / "run")
     picture, truth = (torch.stack(part) for part in zip(*[s.tensors() for s in samples(pack)]))
-    before = sum(trainer.update(picture, truth, 1e-3).values())
+    before = sum(trainer.update(picture, truth, 1e-3, phase).values())
     for _ in range(15):
-        after = sum(trainer.update(picture, truth, 3e-3).values())
+        after = sum(trainer.update(picture, truth, 3e-3, phase).values())
     assert after < 0.8 * before
     trainer.save()
     again = Trainer(config, pack, pack / "run")
@@ -171,10 +172,26 @@ def test_training_goes_on_where_it_was_cut(pack):
         torch.testing.assert_close(again.average.state_dict()[name], value)
 
 
-def samples(pack):
+def test_crops_train_the_detail_branch_alone(pack):
+    phase = Phase(128, 1.0, 2, 1e-3, crop=64, crops=2)
+    trainer = Trainer(MattingConfig("matting", 0, (phase,), bfloat16=False), pack, pack / "run")
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    picture, truth = (torch.stack(part) for part in zip(*[s.tensors() for s in samples(pack, 128, exact=True)]))
+    trainer.update(picture, truth, 1e-3, phase)
+    changed = {
+        name.split(".")[0] for name, value in trainer.network.state_dict().items() if (value != before[name]).any()
+    }
+    assert {"fine_half", "fine_quarter", "detail", "fusion"} <= changed
+    assert not changed & {"stem", "quarter", "eighth", "last", "semantic", "up_eighth"}
+    for _, top, left in edge_corners(truth[:, 2], 64, 3):
+        assert top % 4 == left % 4 == 0
+        assert 0 <= min(top, left) <= max(top, left) <= 64
+
+
+def samples(pack, side=64, exact=False):
     """A few samples of every kind."""
     painter, generator = Painter(pack), np.random.default_rng(0)
-    return [painter.sample(64, generator) for _ in range(4)]
+    return [painter.sample(side, generator, exact) for _ in range(4)]
 
 
 def test_hold_out_is_measured(pack):

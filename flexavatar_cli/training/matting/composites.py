@@ -185,9 +185,10 @@ class Painter:
         """Any picture of a kind."""
         return self.read(self.files[kind][generator.integers(len(self.files[kind]))])
 
-    def sample(self, side: int, generator: np.random.Generator) -> Sample:
-        """One sample of `side` pixels."""
-        kind = generator.choice(list(SHARES), p=list(SHARES.values()))
+    def sample(self, side: int, generator: np.random.Generator, exact: bool = False) -> Sample:
+        """One sample of `side` pixels; with `exact`, of known alpha everywhere."""
+        shares = {kind: share for kind, share in SHARES.items() if not exact or kind != "portrait"}
+        kind = generator.choice(list(shares), p=np.array(list(shares.values())) / sum(shares.values()))
         picture = self.pick(kind, generator)
         if kind == "portrait":
             return half_labelled(picture, side, generator)
@@ -197,13 +198,13 @@ class Painter:
 class Stream(IterableDataset):
     """Endless batches; the same ones for the same seed."""
 
-    def __init__(self, pack: Path, side: int, batch: int, seed: int) -> None:
-        self.pack, self.side, self.batch, self.seed = pack, side, batch, seed
+    def __init__(self, pack: Path, side: int, batch: int, seed: int, exact: bool = False) -> None:
+        self.pack, self.side, self.batch, self.seed, self.exact = pack, side, batch, seed, exact
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         cv2.setNumThreads(1)
         generator = np.random.default_rng(self.seed)
         painter = Painter(self.pack, largest=2 * self.side)
         while True:
-            pairs = [painter.sample(self.side, generator).tensors() for _ in range(self.batch)]
+            pairs = [painter.sample(self.side, generator, self.exact).tensors() for _ in range(self.batch)]
             yield torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])

@@ -4,11 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flexavatar_cli.training.matting.network import SEMANTIC_STRIDE
-
 SEMANTIC_WEIGHT, DETAIL_WEIGHT, FUSION_WEIGHT = 3.0, 3.0, 3.0
 EDGE_EMPHASIS = 4.0  # of the fusion loss within the band
-GRADIENT_WEIGHT = 1.0
+GRADIENT_WEIGHT, CERTAINTY_WEIGHT = 1.0, 0.3
 
 
 def mean_where(value: Tensor, weight: Tensor) -> Tensor:
@@ -17,28 +15,34 @@ def mean_where(value: Tensor, weight: Tensor) -> Tensor:
 
 
 def matting_losses(
-    logits: tuple[Tensor, Tensor, Tensor],  # semantic [B, 1, H/32, W/32], detail [B, 1, H/2, W/2], alpha [B, 1, H, W]
+    logits: tuple[Tensor | None, Tensor, Tensor],  # semantic [B, 1, h, w], detail [B, 1, H/2, W/2], alpha [B, 1, H, W]
     truth: Tensor,  # [B, 4, H, W] alpha, known, band, contrast
 ) -> dict[str, Tensor]:
     """The weighted terms by name. `certain` is a cross entropy, whose slope does not vanish far from the truth."""
-    semantic, detail, fused = (part.float() for part in logits)
+    semantic, detail, fused = logits
     alpha, known, band, contrast = truth.split(1, 1)
-    coarse = F.avg_pool2d(alpha * known, SEMANTIC_STRIDE) / F.avg_pool2d(known, SEMANTIC_STRIDE).clamp(min=1e-3)
-    certain = (F.avg_pool2d(known, SEMANTIC_STRIDE) > 0.5).float()
-    meaning = F.binary_cross_entropy_with_logits(semantic, coarse, reduction="none")
-    half, half_band = F.avg_pool2d(alpha, 2), F.max_pool2d(band, 2)
-    edge = (torch.sigmoid(detail) - half).abs()
-    found = torch.sigmoid(fused)
+    terms = {} if semantic is None else {"semantic": semantic_loss(semantic.float(), alpha, known)}
+    edge = (torch.sigmoid(detail.float()) - F.avg_pool2d(alpha, 2)).abs()
+    found = torch.sigmoid(fused.float())
     error = (found - alpha).abs()
     steps = torch.zeros((), device=alpha.device)
     for axis in (2, 3):
         slope = torch.diff(found, dim=axis) - torch.diff(alpha, dim=axis)
         steps = steps + mean_where(slope.abs(), band.narrow(axis, 0, band.shape[axis] - 1))
-    return {
-        "semantic": SEMANTIC_WEIGHT * mean_where(meaning, certain),
-        "detail": DETAIL_WEIGHT * mean_where(edge, half_band),
+    certain = F.binary_cross_entropy_with_logits(fused.float(), alpha, reduction="none")
+    return terms | {
+        "detail": DETAIL_WEIGHT * mean_where(edge, F.max_pool2d(band, 2)),
         "fusion": FUSION_WEIGHT * mean_where(error * (1 + EDGE_EMPHASIS * band), known),
-        "certain": 0.3 * mean_where(F.binary_cross_entropy_with_logits(fused, alpha, reduction="none"), known),
+        "certain": CERTAINTY_WEIGHT * mean_where(certain, known),
         "composition": FUSION_WEIGHT * mean_where(error * contrast, known),
         "gradient": GRADIENT_WEIGHT * steps,
     }
+
+
+def semantic_loss(semantic: Tensor, alpha: Tensor, known: Tensor) -> Tensor:
+    """Cross entropy of coarse logits [B, 1, h, w] with alpha [B, 1, H, W] averaged over each cell."""
+    cells = semantic.shape[2], semantic.shape[3]
+    share = F.adaptive_avg_pool2d(known, cells)
+    coarse = F.adaptive_avg_pool2d(alpha * known, cells) / share.clamp(min=1e-3)
+    error = F.binary_cross_entropy_with_logits(semantic, coarse, reduction="none")
+    return SEMANTIC_WEIGHT * mean_where(error, (share > 0.5).float())

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 STRIDE = 32  # both sides of a picture are multiples of it
-REDUCTION = 2  # of the picture that the semantic branch sees: a head of 400 pixels fits into its field of view
-SEMANTIC_STRIDE = 16 * REDUCTION  # of the semantic branch's supervised output
+REDUCTION = 4  # of the picture that the semantic branch sees: 128 pixels say who is the person
+SEMANTIC_STRIDE = 16  # of the semantic branch's supervised output, in pixels of what it sees
 
 
 class ConvUnit(nn.Sequential):
@@ -78,26 +78,30 @@ class MattingNetwork(nn.Module):
         self.detail = nn.Conv2d(detail, 1, 1)
         self.fusion = nn.Sequential(ConvUnit(detail + 12, detail), nn.Conv2d(detail, 4, 3, padding=1))
 
-    def meaning(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Semantic features at 1/32 and 1/16 of the picture's size, from the picture at half its size."""
-        eighth = self.eighth(self.quarter(self.stem(F.avg_pool2d(image, REDUCTION))))
+    def meaning(self, image: Tensor, reduction: int = REDUCTION) -> tuple[Tensor, Tensor]:
+        """Semantic logits and features at 1/16 and 1/8 of what the branch sees: the picture over `reduction`."""
+        eighth = self.eighth(self.quarter(self.stem(F.avg_pool2d(image, reduction))))
         sixteenth = self.sixteenth(eighth)
         context = enlarged(self.last(sixteenth), sixteenth)
         coarse = self.up_sixteenth(torch.cat([context, sixteenth], 1))
-        return coarse, self.up_eighth(torch.cat([enlarged(coarse, eighth), eighth], 1))
+        return self.semantic(coarse), self.up_eighth(torch.cat([enlarged(coarse, eighth), eighth], 1))
 
-    def branches(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of semantics [B, 1, H/32, W/32], detail [B, 1, H/2, W/2] and alpha [B, 1, H, W]."""
-        coarse, meaning = self.meaning(image)
+    def refined(self, image: Tensor, meaning: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of detail [B, 1, H/2, W/2] and alpha [B, 1, H, W] from features [B, C, H/4, W/4]."""
         half = self.fine_half(image)
         quarter = self.fine_quarter(half)
         pixels = folded(image)
-        detail = self.detail_quarter(torch.cat([enlarged(meaning, quarter), quarter, F.avg_pool2d(image, 4)], 1))
+        detail = self.detail_quarter(torch.cat([meaning, quarter, F.avg_pool2d(image, 4)], 1))
         detail = self.detail_half(torch.cat([enlarged(detail, half), half, pixels], 1))
         edge = self.detail(detail)
         fused = F.pixel_shuffle(self.fusion(torch.cat([detail, pixels], 1)), 2)
         doubled = F.interpolate(edge, scale_factor=2.0, mode="bilinear", align_corners=False)  # ONNX keeps the channels
-        return self.semantic(coarse), edge, doubled + fused
+        return edge, doubled + fused
+
+    def branches(self, image: Tensor, reduction: int = REDUCTION) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of semantics, detail [B, 1, H/2, W/2] and alpha [B, 1, H, W]."""
+        semantic, meaning = self.meaning(image, reduction)
+        return semantic, *self.refined(image, enlarged(meaning, F.avg_pool2d(image, 4)))
 
     def forward(self, image: Tensor) -> Tensor:
         """Alpha [B, 1, H, W] in 0..1."""

@@ -18,7 +18,7 @@ from flexavatar_cli.core.errors import UsageError
 from flexavatar_cli.core.files import replacing
 from flexavatar_cli.training.matting.composites import Stream
 from flexavatar_cli.training.matting.losses import matting_losses
-from flexavatar_cli.training.matting.network import MattingNetwork
+from flexavatar_cli.training.matting.network import REDUCTION, MattingNetwork, enlarged
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,9 @@ class Phase:
     minutes: float
     batch: int
     rate: float  # peak learning rate
+    reduction: int = REDUCTION  # of what the semantic branch sees
+    crop: int = 0  # pixels; if not 0, the detail branch alone is trained, on crops at hair and other soft edges
+    crops: int = 4  # of each picture
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class Trainer:
     ) -> None:
         """Train from `begin` to `end` seconds of the whole."""
         seed = self.config.seed + 1000 * number + self.step
-        stream = Stream(self.pack, phase.side, phase.batch, seed)
+        stream = Stream(self.pack, phase.side, phase.batch, seed, exact=phase.crop > 0)
         clock = saved = time.monotonic()
         for image, truth in DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4):
             done = (self.seconds - begin) / (end - begin)
@@ -144,7 +147,7 @@ class Trainer:
                 * min(1.0, (self.step + 1) / self.config.warmup)
                 * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
             )
-            terms = self.update(image, truth, rate)
+            terms = self.update(image, truth, rate, phase)
             now = time.monotonic()
             self.seconds, clock = self.seconds + now - clock, now
             if on_step is not None:
@@ -155,14 +158,17 @@ class Trainer:
             if self.seconds >= end:
                 break
 
-    def update(self, image: Tensor, truth: Tensor, rate: float) -> dict[str, float]:
+    def update(self, image: Tensor, truth: Tensor, rate: float, phase: Phase) -> dict[str, float]:
         """One step; the terms of the loss."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.network.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bfloat16):
-            logits = self.network.branches(image.contiguous(memory_format=torch.channels_last))
-        terms = matting_losses(logits, truth)
+            image = image.contiguous(memory_format=torch.channels_last)
+            if phase.crop:
+                terms = self.detail_terms(image, truth, phase)
+            else:
+                terms = matting_losses(self.network.branches(image, phase.reduction), truth)
         self.optimiser.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), NORM_LIMIT)
@@ -176,3 +182,34 @@ class Trainer:
                 else:
                     slow.copy_(fast)
         return {name: float(value.detach()) for name, value in terms.items()}
+
+    def detail_terms(self, image: Tensor, truth: Tensor, phase: Phase) -> dict[str, Tensor]:
+        """The terms of the detail branch on crops, the semantic branch as it is."""
+        with torch.no_grad():
+            self.network.eval()
+            meaning = self.network.meaning(image, phase.reduction)[1]
+            meaning = enlarged(meaning, image[:, :, ::4, ::4])
+            self.network.train()
+        corners = edge_corners(truth[:, 2], phase.crop, phase.crops)
+
+        def cut(x: Tensor, stride: int) -> Tensor:
+            size = phase.crop // stride
+            return torch.stack([x[b, :, y // stride :, x0 // stride :][:, :size, :size] for b, y, x0 in corners])
+
+        pictures = cut(image, 1).contiguous(memory_format=torch.channels_last)
+        detail, fused = self.network.refined(pictures, cut(meaning, 4))
+        return matting_losses((None, detail, fused), cut(truth, 1))
+
+
+def edge_corners(band: Tensor, crop: int, count: int) -> list[tuple[int, int, int]]:
+    """`count` crops per picture as (picture, top, left), multiples of 4, around random pixels of the band [B, H, W]."""
+    corners = []
+    for number, mask in enumerate(band):
+        spots = torch.nonzero(mask > 0)
+        if len(spots) == 0:
+            spots = torch.tensor([[mask.shape[0] // 2, mask.shape[1] // 2]])
+        for spot in spots[torch.randint(len(spots), (count,))]:
+            top, left = ((int(at) - crop // 2) // 4 * 4 for at in spot)
+            top, left = max(0, min(top, mask.shape[0] - crop)), max(0, min(left, mask.shape[1] - crop))
+            corners.append((number, top, left))
+    return corners
