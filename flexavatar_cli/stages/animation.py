@@ -18,6 +18,7 @@ from flexavatar_cli.core.gaussians import Gaussians
 from flexavatar_cli.core.track import Track
 from flexavatar_cli.render import render_frames
 from flexavatar_cli.stages import motion as motions
+from flexavatar_cli.stages.eyelids import with_lids_closed
 from flexavatar_cli.stages.instruments import SINKS, Instruments
 from flexavatar_cli.stages.posing import Pose, pose_of
 from flexavatar_cli.stages.rig import RigAnchor, rig_anchor, rigged_heads, settled
@@ -70,9 +71,12 @@ class Puppet:
             yield from heads
 
     def attributes(self, expressions: Tensor) -> TexelAttributes:  # [T, E] -> [T, N, ...]
-        """Decoder output for T expressions."""
-        if self.decode is not None:
-            return self.decode(expressions)
+        """What T expressions put on the surface."""
+        found = self.decoded(expressions) if self.decode is None else self.decode(expressions)
+        return found if self.anchor is None else with_lids_closed(self.anchor.lids, found, expressions)
+
+    def decoded(self, expressions: Tensor) -> TexelAttributes:  # [T, E] -> [T, N, ...]
+        """Decoder output for T expressions, settled but with lids as if open."""
         decoded = self.instruments.model.decode_expressions(self.code, expressions, self.sink, chunk=self.chunk)
         return decoded if self.anchor is None else settled(self.anchor, decoded)
 

@@ -19,7 +19,6 @@ from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.media.images import encode_png
 from flexavatar_cli.model import plucker_map
 from flexavatar_cli.stages.back_projection import back_projected
-from flexavatar_cli.stages.eyelids import folded_lids
 from flexavatar_cli.stages.hair_detail import FLOOR, hair_detail
 from flexavatar_cli.stages.instruments import SINKS, Instruments
 from flexavatar_cli.stages.observation import (
@@ -30,15 +29,13 @@ from flexavatar_cli.stages.observation import (
     examine,
     outline_correction,
 )
-from flexavatar_cli.stages.rig import rig_anchor, rigged_gaussians, settled
+from flexavatar_cli.stages.rig import expressed, rig_anchor, rigged_gaussians
 from flexavatar_cli.stages.shots import Shot
 from flexavatar_cli.stages.static_encoding import encode_static
 from flexavatar_cli.stages.uv_prior import DISPLACEMENT_UNIT, UVPrior, hairiness, low_frequencies, uv_features, uv_prior
 
 THUMBNAIL = 256
 CORRECTIONS = 2  # rounds of putting back, through the skip path, what the network smoothed away
-BARE_SKIN = 0.9  # of the brightness of what is seen of the head, above which a texel is neither hair nor shadow
-LID_SHADE = 0.98  # of a lid, which looks down, to the skin about it
 PROJECTIONS = 6  # rounds of back-projection
 SHOWN = (0.04, 0.14)  # share of its footprint from which on, and with which fully, a texel takes part; 0.28 is frontal
 MEAN_COLOR = "mean_color.png"  # beside model.yaml: the mean head's texture, on our atlas
@@ -131,7 +128,7 @@ def encode_observation(
         anchor = rig_anchor(instruments.head, model.resolution)
 
         def decode(code: torch.Tensor) -> TexelAttributes:
-            return settled(anchor, model.decode(code, expression, sink).map(torch.Tensor.cpu))
+            return expressed(anchor, model.decode(code, expression, sink).map(torch.Tensor.cpu), expression.cpu())
 
         # the network completes; where matte and photo speak, they have the last word: first on the outline ...
         lifted = (decode(code).offset[0, :, 2] * anchor.reach[:, 0]).numpy()
@@ -149,19 +146,15 @@ def encode_observation(
             torch.from_numpy(array).float() / 255 for array in (seen.image, seen.alpha, seen.inside)
         )
         solid = (alpha > SOLID).float() * inside
-        unfolded = 1 - torch.from_numpy(
-            folded_lids(instruments.head, instruments.head.texels(model.resolution), seen.expression)
-        )
         for _ in range(PROJECTIONS):
             gaussians = rigged_gaussians(anchor, decode(code), identity, expression[0].cpu())
             error, share = back_projected(gaussians, seen.camera, picture, solid, instruments.backend)
-            shown = ((share - SHOWN[0]) / (SHOWN[1] - SHOWN[0])).clamp(0, 1) * unfolded.float()
+            shown = ((share - SHOWN[0]) / (SHOWN[1] - SHOWN[0])).clamp(0, 1)
             code = model.corrected(code, _maps(prior, color=shown[:, None] * error).to(device))
         # ... and on what no photo shows
         color = decode(code).color[0]
-        missing = _strands(seen, found, prior, instruments.head, color)
-        missing += _lids(seen, found, prior, instruments.head, color)
-        code = model.corrected(code, _maps(prior, color=missing).to(device))
+        strands = _strands(seen, found, prior, instruments.head, color)
+        code = model.corrected(code, _maps(prior, color=strands).to(device))
     return code[0].float().cpu().numpy()
 
 
@@ -179,22 +172,6 @@ def _strands(
     detail = hair_detail(seen, found, hair.numpy(), low.numpy(), head, prior.resolution)
     wanted = (low + FLOOR) * torch.from_numpy(detail).exp()[:, None] - FLOOR
     return (hair * (1 - found.seen))[:, None] * (wanted.clamp(0, 1) - color)
-
-
-def _lids(
-    seen: Observation,
-    found: Evidence,
-    prior: UVPrior,
-    head: HeadModel,
-    color: torch.Tensor,  # [N, 3] decoded
-) -> torch.Tensor:  # [N, 3]
-    """What must be added to the colours of folded lids so that they are the skin about them, not lashes and brows."""
-    folded = torch.from_numpy(folded_lids(head, head.texels(prior.resolution), seen.expression)).float()
-    grey = color.mean(-1)
-    skin = (found.seen > 0.5) & (folded == 0) & ~prior.interior
-    skin &= grey > BARE_SKIN * grey[skin].median() if skin.any() else skin
-    around = low_frequencies(prior, color[None], skin.float()[None] + 1e-6, prior.kernel)[0]
-    return folded[:, None] * (LID_SHADE * around - color)
 
 
 def _maps(

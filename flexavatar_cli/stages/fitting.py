@@ -19,7 +19,6 @@ from flexavatar_cli.core.avatar import Avatar
 from flexavatar_cli.core.gaussians import Gaussians
 from flexavatar_cli.core.options import FitOptions
 from flexavatar_cli.core.track import Track
-from flexavatar_cli.stages.eyelids import folded_lids
 from flexavatar_cli.stages.hull import liftable
 from flexavatar_cli.stages.instruments import Instruments
 from flexavatar_cli.stages.observation import Observation, crop_observation
@@ -149,8 +148,6 @@ class RiggedObjective(Objective):
         self.grazing = (1 - share / FRONTAL_SHARE).clamp(0, 1)
         self.moving = self._token_gate(share)
         grid = instruments.head.texels(self.model.resolution)
-        folded = np.min([folded_lids(instruments.head, grid, seen.expression) for seen in self.observations], axis=0)
-        self.hidden = torch.maximum(self.hidden, torch.from_numpy(folded).float().to(self.device))
         free = torch.from_numpy(liftable(instruments.head, grid)).float().to(self.device)
         self.stiffness = LOOSE + (STIFF - LOOSE) * (1 - free)
 

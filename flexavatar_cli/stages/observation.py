@@ -15,7 +15,6 @@ from flexavatar_cli.heads.surface import surface, vertex_normals
 from flexavatar_cli.heads.texels import TexelGrid
 from flexavatar_cli.media.images import to_uint8
 from flexavatar_cli.render.mesh import rasterize_mesh
-from flexavatar_cli.stages.eyelids import folded_lids
 from flexavatar_cli.stages.hull import MATTE_EDGE, at_texels, at_vertices, hull_displacement
 from flexavatar_cli.stages.matting import foreground
 
@@ -176,7 +175,7 @@ def texel_visibility(
     fade = np.clip((facing - SEEN_COSINES[0]) / (SEEN_COSINES[1] - SEEN_COSINES[0]), 0, 1)
     tolerance = DEPTH_TOLERANCE / np.maximum(facing, 0.3)
     seen = fade * within * (depth < nearest + tolerance) * np.clip((eroded[row, column] - SOLID) / (1 - SOLID), 0, 1)
-    seen *= _trusted_parts(head, fine) * (1 - folded_lids(head, fine, np.asarray(expression)))
+    seen *= _trusted_parts(head, fine)
     seen = _erode(seen.astype(np.float32), fine)
     return TexelVisibility(pixels, seen, np.clip(facing, 0, 1).astype(np.float32), displacement.astype(np.float32))
 

@@ -22,7 +22,7 @@ from flexavatar_cli.stages.animation import Puppet, puppet
 from flexavatar_cli.stages.camera_refinement import CameraRefinement
 from flexavatar_cli.stages.instruments import Instruments
 from flexavatar_cli.stages.observation import Observation
-from flexavatar_cli.stages.rig import settled
+from flexavatar_cli.stages.rig import expressed
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Objective(ABC):
     def decode(self, code: Tensor, expression: Tensor) -> TexelAttributes:  # [1, L, D], [E] -> [1, N, ...]
         """The network's attributes of every texel."""
         attributes = self.model.decode(code, expression[None], self.sink)
-        return attributes if self.figure.anchor is None else settled(self.figure.anchor, attributes)
+        return attributes if self.figure.anchor is None else expressed(self.figure.anchor, attributes, expression[None])
 
     def render(self, head: Gaussians, number: int, ground: Tensor) -> tuple[Tensor, Tensor]:
         """The head as observation `number` sees it, over the colour `ground` [3]: RGB [H, W, 3] and alpha [H, W]."""

@@ -333,7 +333,7 @@ def decode(figure: Puppet, expressions: np.ndarray, on_step: OnStep | None = Non
     made: dict[str, Tensor] = {}
     for start in range(0, len(expressions), CHUNK):
         batch = torch.from_numpy(expressions[start : start + CHUNK]).to(figure.instruments.device)
-        attributes = figure.attributes(batch)
+        attributes = figure.decoded(batch)
         for name, channels in CHANNELS.items():
             values = getattr(attributes, name).reshape(len(batch), -1, channels)
             values = values.log() if name == "scale" else values

@@ -17,6 +17,7 @@ from flexavatar_cli.core.gaussians import Gaussians, quaternion
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.heads.surface import frames, surface
 from flexavatar_cli.heads.texels import SKIN, TexelGrid
+from flexavatar_cli.stages.eyelids import Lid, lids, with_lids_closed
 from flexavatar_cli.stages.hull import liftable
 
 SIZE_SHARE = 0.75  # sigma per texel step: .7 leaves .5 % see-through, 1.0 bleeds over the nose edge (recipe, section 3)
@@ -38,6 +39,7 @@ class RigAnchor:
     neighbours: Tensor  # [4, N] int64: texel to the left, right, above, below (itself where there is none)
     reach: Tensor  # [N, 1] share of the offset this texel may take
     smoother: Tensor  # [N, N] sparse: SMOOTHING half-steps of averaging over the neighbours
+    lids: tuple[Lid, ...]
 
 
 def rig_anchor(head: HeadModel, resolution: int) -> RigAnchor:
@@ -63,7 +65,7 @@ def _make_anchor(head: HeadModel, resolution: int) -> RigAnchor:
         apart = (positions[other] - positions).norm(dim=-1) > SAME_CHART
         tables.append(torch.where(apart, own, other))
     reach = offset_reach(head, grid)[:, None]
-    return RigAnchor(head, resolution, torch.stack(tables), reach, _smoother(torch.stack(tables)))
+    return RigAnchor(head, resolution, torch.stack(tables), reach, _smoother(torch.stack(tables)), lids(head, grid))
 
 
 def _smoother(neighbours: Tensor) -> Tensor:  # [4, N] -> [N, N] sparse CSR
@@ -88,6 +90,15 @@ def offset_reach(head: HeadModel, grid: TexelGrid) -> Tensor:  # [N]
     is_skin = torch.tensor([name in SKIN for name in head.part_names])
     free = torch.from_numpy(liftable(head, grid)).float().clamp_min(FACE_REACH)
     return torch.where(is_skin[grid.part], free, INTERIOR_REACH)
+
+
+def expressed(
+    anchor: RigAnchor,
+    attributes: TexelAttributes,  # of B expressions
+    expression: Tensor,  # [B, E]
+) -> TexelAttributes:
+    """Decoded attributes made ready for the surface: settled, with lids that close in skin."""
+    return with_lids_closed(anchor.lids, settled(anchor, attributes), expression)
 
 
 def settled(anchor: RigAnchor, attributes: TexelAttributes) -> TexelAttributes:

@@ -11,7 +11,7 @@ from flexavatar_cli.core.gaussians import Gaussians
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.heads.surface import surface
 from flexavatar_cli.model import ModelConfig, Template
-from flexavatar_cli.stages.rig import RigAnchor, rig_anchor, rigged_gaussians, settled
+from flexavatar_cli.stages.rig import RigAnchor, expressed, rig_anchor, rigged_gaussians
 from flexavatar_cli.stages.uv_prior import UVPrior, uv_prior
 from flexavatar_cli.training.batches import texel_rows
 from flexavatar_cli.training.synthetic.pack import Pack
@@ -36,7 +36,9 @@ class Bench:
         """The head that the attributes describe; on a static surface they alone say who it is and what it does."""
         if self.base is None:
             assert self.anchor is not None
-            return rigged_gaussians(self.anchor, settled(self.anchor, attributes), identity, expression)
+            return rigged_gaussians(
+                self.anchor, expressed(self.anchor, attributes, expression[None]), identity, expression
+            )
         fields = (attributes.rotation, attributes.scale, attributes.opacity, attributes.color)
         return Gaussians(self.base + attributes.offset[0], *(field[0] for field in fields))
 
