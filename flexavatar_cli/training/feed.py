@@ -42,9 +42,8 @@ class Feed:
         row = int(generator.integers(len(views["seen"])))
         one_sided = row >= self.config.multi_view_share * len(views["seen"])
         side = int(generator.integers(SIDES)) if self.config.sinks == "side" and not one_sided else None
-        sample = self.batcher.synthetic(
-            views, self.pack.skins, row, generator, True, self.phase.views, side, one_sided
-        )  # fmt: skip
+        count = self.phase.views
+        sample = self.batcher.synthetic(views, self.pack.skins, row, generator, True, count, side, one_sided)
         if side is not None:
             sample["sink"] = np.int64(MONOCULAR + 1 + side)
         if generator.random() < self.config.hint_dropout:

@@ -62,7 +62,7 @@ def test_every_ablation_takes_a_step(path, pack_folder, card, tmp_path):
     tiny = asdict(replace(card.network, width=64))  # StyleGAN blocks halve the width three times over, per axis
     network = from_mapping(ModelConfig, merged(tiny, config.network or {}), path.stem)
     assert wide.network.decoder.sinks == network.decoder.sinks
-    phase = replace(config.phases[-1], steps=1, minutes=0.0, batch=2)
+    phase = replace(config.phases[-1], steps=1, minutes=0.0, batch=2, views=1)
     quick = replace(config, phases=(phase,), preview_steps=1, bfloat16=False)
     seen: list[float] = []
     trainer = Trainer(quick, replace(card, network=network), pack_folder, tmp_path / "run")

@@ -10,10 +10,10 @@ from flexavatar_cli.core.camera import Camera, look_at
 from flexavatar_cli.core.files import replacing
 from flexavatar_cli.heads import HeadModel, load_head
 from flexavatar_cli.media.images import write_png
-from flexavatar_cli.training.batches import Painter
 from flexavatar_cli.training.synthetic.hair import HairStyles, bake_styles, random_hair, smooth_noise, texel_points
 from flexavatar_cli.training.synthetic.materials import load_materials
 from flexavatar_cli.training.synthetic.pack import HELD_OUT_STYLES, RESOLUTION, SUBDIVISIONS, Pack
+from flexavatar_cli.training.synthetic.painter import Painter
 from flexavatar_cli.training.synthetic.views import RenderMesh, draw, lifted_points, random_expression, render_mesh
 
 SIDE = 512  # pixels of a picture
