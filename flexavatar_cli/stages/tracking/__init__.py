@@ -55,7 +55,8 @@ def track(
     looks: list[Look] = []
     seen: list[np.ndarray | None] = []
     size: tuple[int, int] | None = None
-    # FaceMesh drifts with its own window: three looks take the yaw of a re-tracked render from .55-.78 to .84-.89
+    # FaceMesh drifts with its own window: three looks take the yaw of a re-tracked render from .55-.78 to .84-.89,
+    # and registration from there to .96 and more
     with FaceFollower(options.face, options.looks or (12 if count == 1 else 3)) as follow:
         for number, frame in enumerate(frames):
             if size not in (None, (frame.shape[1], frame.shape[0])):
