@@ -26,7 +26,8 @@ HAIR_ENOUGH = 60.0  # seen hair texels at which half of the hair's colour is tak
 PREVAILING_ROUNDS = 6
 PREVAILING_SPREAD = 0.35  # of the logarithm of a colour ratio
 PREVAILING_FLOOR = 0.02
-TEETH_GAIN = torch.tensor([1.45, 1.38, 1.28])  # the prepared material's teeth are those of a game: grey-green
+# The prepared material's mouth is that of a game: grey-green teeth, a tongue of the socket's dark red.
+MOUTH_GAINS = {"teeth": (1.45, 1.38, 1.28), "tongue": (1.6, 1.75, 1.7), "gums": (1.3, 1.2, 1.2)}
 SHOULDERS = -0.14  # metres, head space
 DISPLACEMENT_UNIT = 0.2  # metres; the network's unit of displacement (model.yaml says the same)
 CHANNELS = 23  # of `uv_features`
@@ -119,7 +120,9 @@ def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  
         smooth_mean=mean_color,
         statics=statics,
     )
-    mean_color = torch.where((groups == GROUPS["teeth"])[:, None], mean_color * TEETH_GAIN, mean_color)
+    for name, gain in MOUTH_GAINS.items():
+        of_part = (grid.part == head.part_names.index(name))[:, None]
+        mean_color = torch.where(of_part, mean_color * torch.tensor(gain), mean_color)
     prior = replace(prior, mean_color=mean_color)
     smooth = low_frequencies(prior, mean_color[None], torch.ones(1, len(mean_color)), hair_kernel)[0]
     return replace(prior, smooth_mean=torch.where(on_scalp[:, None] > 0, smooth, mean_color))
