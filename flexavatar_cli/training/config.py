@@ -35,6 +35,7 @@ class TrainConfig:
     model: str  # folder of the model.yaml with the network
     phases: tuple[Phase, ...]
     seed: int = 0
+    initial: str = ""  # a model folder whose weights a new run starts from; "" = random ones
     network: dict[str, Any] | None = None  # what differs from that model.yaml's `network`
     sinks: Literal["domain", "none", "side"] = "domain"  # one per kind of data, one for all, one per camera side
     expression_names: tuple[str, ...] = ()  # of the tracked code that the decoder is told, in this order; () = all

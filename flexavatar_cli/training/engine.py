@@ -20,7 +20,7 @@ from flexavatar_cli.core.errors import InputError, UsageError
 from flexavatar_cli.core.files import replacing
 from flexavatar_cli.heads import load_head
 from flexavatar_cli.media.images import write_png
-from flexavatar_cli.model import AvatarModel, ModelCard
+from flexavatar_cli.model import AvatarModel, ModelCard, load_model
 from flexavatar_cli.stages.encoding import MEAN_COLOR
 from flexavatar_cli.stages.instruments import pick_device
 from flexavatar_cli.stages.uv_prior import uv_features
@@ -108,6 +108,8 @@ class Trainer:
         self.perceptual = PerceptualDistance(lpips).to(self.fabric.device) if lpips else None
         template = template_of(self.head, card.network, RESOLUTION)
         self.network = AvatarModel(card.network, template, torch.Generator().manual_seed(config.seed), card)
+        if config.initial:
+            self._start_from(Path(config.initial))
         optimiser = torch.optim.AdamW(self._groups(), lr=1e-3, betas=(0.9, 0.98))
         self.decoded = Decoded(self.network)
         self.model, self.optimiser = self.fabric.setup(self.decoded, optimiser)
@@ -131,6 +133,12 @@ class Trainer:
             {"params": plain, "weight_decay": 0.0, "scale": 1.0},
             {"params": skip, "weight_decay": 0.0, "scale": self.config.skip_rate},
         ]
+
+    def _start_from(self, folder: Path) -> None:
+        try:
+            self.network.load_state_dict(load_model(folder).state_dict())
+        except RuntimeError as error:
+            raise InputError(f"{folder}: not weights of this network ({str(error).splitlines()[0]})") from error
 
     def run(self, on_step: OnStep | None = None) -> None:
         """Train through the remaining phases, checkpointing as it goes."""

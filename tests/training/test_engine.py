@@ -39,6 +39,10 @@ def test_a_run_learns_and_leaves_weights_that_load(pack_folder, card, tmp_path):
     model = load_model(tmp_path / "run" / "model")
     metrics = evaluate(trainer, model, limit=1)
     assert np.isfinite(list(metrics.values())).all()
+    tuned = Trainer(settings(initial=str(tmp_path / "run" / "model")), card, pack_folder, tmp_path / "tuned")
+    assert tuned.position.step == 0
+    for name, value in trainer.average.items():
+        torch.testing.assert_close(tuned.average[name], value, atol=1e-3, rtol=1e-3)
     again.run()  # all phases are done: nothing happens
     assert again.position.step == 2
 
@@ -100,6 +104,8 @@ def test_a_checkpoint_of_another_network_is_named(pack_folder, card, tmp_path):
     other = replace(card, network=replace(card.network, encoder=("dw", "dw")))
     with pytest.raises(InputError, match=r"checkpoint\.pt: not a checkpoint"):
         Trainer(settings(), other, pack_folder, tmp_path)
+    with pytest.raises(InputError, match="model: not weights of this network"):
+        Trainer(settings(initial=str(tmp_path / "model")), other, pack_folder, tmp_path / "other")
 
 
 def test_the_command_trains_measures_and_shows(pack_folder, card, tmp_path, capsys):
