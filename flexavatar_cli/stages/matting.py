@@ -24,7 +24,9 @@ SOFT_EDGE = 0.02  # half width of the uncertain band, share of the person's size
 GUIDE_NOISE = 3e-4  # squared colour contrast below which the guided filter sees no edge
 GUIDE_SIDE = 1024  # the guided filter's coefficients are found at this longest side (He and Sun 2015)
 STRAND = 0.15  # alpha above which thin hair still hangs together
-HAIR_REACH, SKIN_DEPTH = 0.2, 0.06  # how far our net may add to and take from a segmentation, share of its size
+SKIN_DEPTH, HAIR_BODY, HAIR_REACH = 0.06, 0.04, 0.25  # our net takes from a segmentation, adds to it, adds strands:
+STRAND_WIDTH = 0.008  # ... so far from its edge and so wide, shares of the person's size
+PATCH, DISAGREEMENT = 0.02, 0.3  # size of a patch, share of the person's; mean difference that makes the net doubtful
 LARGEST_HOLE = 0.015  # of the person's area; a larger gap is background between arm and body
 FOREGROUND_BLURS = 0.09, 0.006  # widths of the two rounds, share of the longest side: 90 and 6 of their 1000 pixels
 REFINEMENT = "3"  # raise when refined() gives other pixels, so that work folders notice
@@ -375,14 +377,15 @@ def modnet(path: Path) -> Net:
 
 
 def portrait(path: Path) -> Net:
-    """Our own matting net within the band around the segmentation's edge; elsewhere the segmentation decides.
+    """Our own matting net around the segmentation's edge, where the two broadly agree; elsewhere the segmentation.
 
     The net draws hair that the segmentation cannot see, the segmentation keeps faces, hats and dark hair whole.
     """
     fine, rough = modnet(path), selfie()
 
     def probability(rgb: np.ndarray) -> np.ndarray:
-        return within(rough.probability(rgb), fine.probability(rgb))
+        segmented = rough.probability(rgb)
+        return agreed(finished(rgb, segmented, rough), within(segmented, fine.probability(rgb)))
 
     digest = digest_bytes(b"portrait", fine.digest.encode(), rough.digest.encode())
     return Net("portrait-matting in the band of MediaPipe selfie segmentation", digest, probability, False, guided=True)
@@ -392,15 +395,31 @@ def within(
     rough: np.ndarray,  # [H, W] a segmentation
     fine: np.ndarray,  # [H, W] a matte
 ) -> np.ndarray:  # [H, W]
-    """The matte near the segmentation's edge, 1 deep inside of it, 0 far outside, with soft passages."""
+    """The matte near the segmentation's edge, 1 deep inside of it; outside only thin strands, and nothing far away."""
     solid = rough > 0.5
     size = float(np.sqrt(solid.sum()))
     if not solid.any() or solid.all():
         return rough
     depth, away = distance(~solid) / size, distance(solid) / size
-    inside = np.clip((depth - SKIN_DEPTH / 2) / (SKIN_DEPTH / 2), 0, 1) * np.clip((rough - 0.5) / 0.4, 0, 1)
-    outside = np.clip((away - HAIR_REACH / 2) / (HAIR_REACH / 2), 0, 1)
-    return (np.maximum(fine, inside) * (1 - outside)).astype(np.float32)
+    inside = np.clip(2 * depth / SKIN_DEPTH - 1, 0, 1) * np.clip((rough - 0.5) / 0.4, 0, 1)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * max(1, round(STRAND_WIDTH * size)) + 1,) * 2)
+    thin = fine - cv2.morphologyEx(fine, cv2.MORPH_OPEN, disc)
+    near = np.clip(2 - away / HAIR_BODY, 0, 1)
+    outside = near * fine + (1 - near) * thin * (away < HAIR_REACH)
+    return np.where(solid, np.maximum(fine, inside), outside).astype(np.float32)
+
+
+def agreed(
+    sure: np.ndarray,  # [H, W] a refined segmentation
+    fine: np.ndarray,  # [H, W] a matte
+) -> np.ndarray:  # [H, W]
+    """The fine matte where it differs by strands and edges, the sure one where whole patches differ."""
+    size = float(np.sqrt((sure > 0.5).sum()))
+    if size == 0:
+        return sure
+    patches = cv2.GaussianBlur(np.abs(fine - sure), (0, 0), PATCH * size)
+    trust = np.clip(1.5 - patches / DISAGREEMENT, 0, 1)
+    return (sure + (fine - sure) * trust).astype(np.float32)
 
 
 def fits(shape: list[int | str | None], channels: int) -> bool:

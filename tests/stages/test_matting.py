@@ -132,6 +132,18 @@ def test_own_net_is_heard_at_the_edge_alone():
     np.testing.assert_array_equal(result[49:51, 80:120], fine[49:51, 80:120])
 
 
+def test_strands_are_believed_and_patches_are_not():
+    sure = np.zeros((200, 200), np.float32)
+    sure[80:200, 50:150] = 1
+    fine = sure.copy()
+    fine[40:80, 70] = 0.8  # a strand
+    fine[120:160, 80:120] = 0  # a hole
+    result = matting.agreed(sure, fine)
+    assert result[60, 70] > 0.75
+    assert result[140, 100] == 1
+    np.testing.assert_array_equal(matting.agreed(np.zeros_like(sure), fine), 0)
+
+
 def test_one_figure_without_small_holes():
     alpha = np.zeros((100, 100), np.float32)
     alpha[20:90, 20:80] = 1
