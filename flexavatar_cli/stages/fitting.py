@@ -41,8 +41,9 @@ ALPHA_WEIGHT = 1.0
 MATTE_FLOOR = 0.02  # alpha under which a pixel is background
 HIDDEN_WEIGHT = 10.0
 SMOOTH_WEIGHT = 0.5
-GRAZING_WEIGHT = 4.0  # of colour differences between neighbours, where they are seen foreshortened
+GRAZING_WEIGHT = 2.0  # of colour differences between neighbours, where they are seen foreshortened
 SHAPE_WEIGHT = 0.02
+FRONTAL_HOLD = 0.5  # share of the stiff pull on what faces the only camera
 LOOSE, STIFF = 0.02, 1.0  # pull of hair and cloth, and of the face, towards where the encoder put them
 GARISH_WEIGHT = 4.0  # colours outside 0..1
 
@@ -149,7 +150,9 @@ class RiggedObjective(Objective):
         self.moving = self._token_gate(share)
         grid = instruments.head.texels(self.model.resolution)
         free = torch.from_numpy(liftable(instruments.head, grid)).float().to(self.device)
-        self.stiffness = LOOSE + (STIFF - LOOSE) * (1 - free)
+        # one picture cannot tell how near a texel is that faces it: moved along the view, it would spoil the profile
+        frontal = FRONTAL_HOLD * (1 - self.grazing) ** 2 / len(self.observations)
+        self.stiffness = LOOSE + (STIFF - LOOSE) * torch.maximum(1 - free, frontal)
 
     def advance(self, number: int, generator: np.random.Generator, share: float) -> float:
         """One step of SharedAdam."""

@@ -29,6 +29,7 @@ PREVAILING_FLOOR = 0.02
 # The prepared material's mouth is that of a game: grey-green teeth, a tongue of the socket's dark red.
 MOUTH_GAINS = {"teeth": (1.45, 1.38, 1.28), "tongue": (1.6, 1.75, 1.7), "gums": (1.3, 1.2, 1.2)}
 SHOULDERS = -0.14  # metres, head space
+COLLAR = -0.06  # metres, head space: nothing seen below says what colour the hair has
 DISPLACEMENT_UNIT = 0.2  # metres; the network's unit of displacement (model.yaml says the same)
 CHANNELS = 23  # of `uv_features`
 
@@ -61,6 +62,7 @@ class UVPrior:
     spread_weight: Tensor  # [N, AROUND]
     on_scalp: Tensor  # [N] 1 where hair grows
     above_shoulders: Tensor  # [N] 1 for skin that hair may hang over
+    above_collar: Tensor  # [N] 1 for skin where what stands off cannot be a collar
     interior: Tensor  # [N] bool: eyes, teeth and mouth, whose fill is grey
     mean_color: Tensor  # [N, 3] mean head, RGB
     smooth_mean: Tensor  # [N, 3] the same without strands
@@ -103,6 +105,7 @@ def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  
     statics = statics.reshape(7, resolution, resolution)
     on_scalp = (groups == GROUPS["scalp"]).float()
     above = ((positions[:, 1] - SHOULDERS) / 0.02).clamp(0, 1) * (groups <= GROUPS["scalp"])
+    bare = ((positions[:, 1] - COLLAR) / 0.02).clamp(0, 1) * (groups <= GROUPS["scalp"])
     interior = groups >= GROUPS["eyeball_left"]
     prior = UVPrior(
         resolution=resolution,
@@ -115,6 +118,7 @@ def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  
         spread_weight=spread_weight,
         on_scalp=on_scalp,
         above_shoulders=above,
+        above_collar=bare,
         interior=interior,
         mean_color=mean_color,
         smooth_mean=mean_color,
@@ -174,7 +178,8 @@ def base_color(
     ratio = ((color + RATIO_FLOOR) / mean).clamp(0.05, 6.0)
     hairy = hairiness(prior, displacement)
     low = low_frequencies(prior, ratio, seen * (1 - 0.9 * hairy * (1 - prior.on_scalp)), prior.kernel)
-    hair_seen = seen * hairy * prevailing(ratio, seen * hairy)
+    hair_seen = seen * torch.maximum(hairy * prior.above_collar, prior.on_scalp)
+    hair_seen = hair_seen * prevailing(ratio, hair_seen)
     enough = (hair_seen.sum(1) / (hair_seen.sum(1) + HAIR_ENOUGH))[:, None, None]
     hair = low_frequencies(prior, ratio, hair_seen + 1e-6 * seen, prior.hair_kernel)
     low = low + (hairy[..., None] * enough) * (hair - low)
