@@ -24,8 +24,8 @@ SOFT_EDGE = 0.02  # half width of the uncertain band, share of the person's size
 GUIDE_NOISE = 3e-4  # squared colour contrast below which the guided filter sees no edge
 GUIDE_SIDE = 1024  # the guided filter's coefficients are found at this longest side (He and Sun 2015)
 STRAND = 0.15  # alpha above which thin hair still hangs together
-SKIN_DEPTH, HAIR_BODY, HAIR_REACH = 0.06, 0.04, 0.25  # our net takes from a segmentation, adds to it, adds strands:
-STRAND_WIDTH = 0.008  # ... so far from its edge and so wide, shares of the person's size
+SKIN_DEPTH, HAIR_BODY, HAIR_REACH = 0.025, 0.04, 0.2  # our net takes from a segmentation, adds to it, adds strands:
+STRAND_WIDTH, COLOUR_REACH = 0.008, 0.12  # ... so far from its edge and so wide, shares of the person's size
 PATCH, DISAGREEMENT = 0.02, 0.3  # size of a patch, share of the person's; mean difference that makes the net doubtful
 LARGEST_HOLE = 0.015  # of the person's area; a larger gap is background between arm and body
 FOREGROUND_BLURS = 0.09, 0.006  # widths of the two rounds, share of the longest side: 90 and 6 of their 1000 pixels
@@ -385,17 +385,18 @@ def portrait(path: Path) -> Net:
 
     def probability(rgb: np.ndarray) -> np.ndarray:
         segmented = rough.probability(rgb)
-        return agreed(finished(rgb, segmented, rough), within(segmented, fine.probability(rgb)))
+        return agreed(finished(rgb, segmented, rough), within(rgb, segmented, fine.probability(rgb)))
 
     digest = digest_bytes(b"portrait", fine.digest.encode(), rough.digest.encode())
     return Net("portrait-matting in the band of MediaPipe selfie segmentation", digest, probability, False, guided=True)
 
 
 def within(
+    rgb: np.ndarray,  # [H, W, 3]
     rough: np.ndarray,  # [H, W] a segmentation
     fine: np.ndarray,  # [H, W] a matte
 ) -> np.ndarray:  # [H, W]
-    """The matte near the segmentation's edge, 1 deep inside of it; outside only thin strands, and nothing far away."""
+    """The matte near the segmentation's edge, 1 deep inside of it; outside only thin strands of the person's colour."""
     solid = rough > 0.5
     size = float(np.sqrt(solid.sum()))
     if not solid.any() or solid.all():
@@ -406,7 +407,27 @@ def within(
     thin = fine - cv2.morphologyEx(fine, cv2.MORPH_OPEN, disc)
     near = np.clip(2 - away / HAIR_BODY, 0, 1)
     outside = near * fine + (1 - near) * thin * (away < HAIR_REACH)
+    outside = np.minimum(outside, 2 * likeness(rgb, solid, away > HAIR_BODY, round(COLOUR_REACH * size)))
     return np.where(solid, np.maximum(fine, inside), outside).astype(np.float32)
+
+
+def likeness(
+    rgb: np.ndarray,  # [H, W, 3]
+    person: np.ndarray,  # [H, W] bool
+    ground: np.ndarray,  # [H, W] bool
+    reach: int,  # pixels
+) -> np.ndarray:  # [H, W] in 0..1
+    """How far a colour lies on the way from the ground's to the person's, both means of the surroundings."""
+
+    def mean(part: np.ndarray) -> np.ndarray:
+        weight = part.astype(np.float32)
+        side = (2 * reach + 1, 2 * reach + 1)
+        return cv2.blur(rgb * weight[..., None], side) / np.maximum(cv2.blur(weight, side), 1e-3)[..., None]
+
+    behind = mean(ground)
+    way = mean(person) - behind
+    share = ((rgb - behind) * way).sum(-1) / np.maximum((way**2).sum(-1), 1e-3)
+    return np.clip(share, 0, 1).astype(np.float32)
 
 
 def agreed(

@@ -126,10 +126,25 @@ def test_own_net_is_heard_at_the_edge_alone():
     rough = np.zeros((200, 200), np.float32)
     rough[50:200, 50:150] = 1
     fine = np.random.default_rng(0).random((200, 200)).astype(np.float32)
-    result = matting.within(rough, fine)
+    rgb = np.zeros((200, 200, 3), np.float32)
+    rgb[:50] = 1
+    result = matting.within(rgb, rough, fine)
     assert result[90:200, 75:125].min() == 1  # no holes deep inside
     assert result[:15].max() == 0  # nothing far outside
-    np.testing.assert_array_equal(result[49:51, 80:120], fine[49:51, 80:120])
+    np.testing.assert_array_equal(result[50, 80:120], fine[50, 80:120])
+
+
+def test_strands_have_the_persons_colour():
+    rough = np.zeros((200, 200), np.float32)
+    rough[100:200, 50:150] = 1
+    fine = rough.copy()
+    fine[75:100, [70, 130]] = 1
+    rgb = np.ones((200, 200, 3), np.float32)
+    rgb[100:200, 50:150] = 0
+    rgb[75:100, 70] = 0.1  # hair; the other column is ground
+    result = matting.within(rgb, rough, fine)
+    assert result[85, 70] > 0.9
+    assert result[85, 130] < 0.1
 
 
 def test_strands_are_believed_and_patches_are_not():
