@@ -37,7 +37,7 @@ from flexavatar_cli.stages.uv_prior import DISPLACEMENT_UNIT, UVPrior, hairiness
 THUMBNAIL = 256
 CORRECTIONS = 2  # rounds of putting back, through the skip path, what the network smoothed away
 PROJECTIONS = 6  # rounds of back-projection
-SHOWN = (0.04, 0.14)  # share of its footprint from which on, and with which fully, a texel takes part; 0.28 is frontal
+SHOWN = (0.07, 0.17)  # share of its footprint from which on, and with which fully, a texel takes part; 0.28 is frontal
 MEAN_COLOR = "mean_color.png"  # beside model.yaml: the mean head's texture, on our atlas
 
 
