@@ -79,7 +79,7 @@ class TrackOptions:
 class MatteOptions:
     """Photo or frames to mattes."""
 
-    net: str = "auto"  # auto, selfie, modnet, alpha (the picture's own transparency), or the path of an ONNX net
+    net: str = "auto"  # auto, selfie, portrait, modnet, alpha (the picture's own transparency), the path of a net
 
 
 @dataclass(frozen=True)

@@ -49,16 +49,16 @@ class Net:
 def open_net(choice: str = MatteOptions.net) -> Net:
     """The net for `auto`, `portrait`, `selfie`, `modnet` or the path of an ONNX file of MODNet's contract.
 
-    `auto` is the official MODNet if it was pulled, else our own net, else the segmentation. Raises WeightsError.
+    `auto` is the official MODNet if it was pulled, else the segmentation: our own net is finer at hair, but leaves
+    flecks of flags beside shoulders (docs/matting.md). Raises WeightsError.
     """
-    own = models_dir() / "matting" / "portrait-matting.onnx"
     shipped = models_dir() / "modnet" / "modnet.onnx"
     pulled = weights.model_cache() / "modnet" / "modnet.onnx"
     official = pulled if pulled.is_file() else shipped
     if choice == "modnet" or (choice == "auto" and official.is_file()):
         return modnet(official)
-    if choice == "portrait" or (choice == "auto" and own.is_file()):
-        return portrait(own)
+    if choice == "portrait":
+        return portrait(models_dir() / "matting" / "portrait-matting.onnx")
     if choice in ("auto", "selfie"):
         return selfie()
     if Path(choice).suffix != ".onnx":
