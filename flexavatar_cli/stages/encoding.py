@@ -20,6 +20,7 @@ from flexavatar_cli.media.images import encode_png
 from flexavatar_cli.model import plucker_map
 from flexavatar_cli.stages.back_projection import back_projected
 from flexavatar_cli.stages.hair_detail import FLOOR, hair_detail
+from flexavatar_cli.stages.hull import liftable
 from flexavatar_cli.stages.instruments import SINKS, Instruments
 from flexavatar_cli.stages.observation import (
     SOLID,
@@ -37,7 +38,7 @@ from flexavatar_cli.stages.uv_prior import DISPLACEMENT_UNIT, UVPrior, hairiness
 THUMBNAIL = 256
 CORRECTIONS = 2  # rounds of putting back, through the skip path, what the network smoothed away
 PROJECTIONS = 6  # rounds of back-projection
-SHOWN = (0.07, 0.17)  # share of its footprint from which on, and with which fully, a texel takes part; 0.28 is frontal
+SHOWN = (0.04, 0.14)  # share of its footprint from which on, and with which fully, a texel takes part; 0.28 is frontal
 MEAN_COLOR = "mean_color.png"  # beside model.yaml: the mean head's texture, on our atlas
 
 
@@ -146,10 +147,11 @@ def encode_observation(
             torch.from_numpy(array).float() / 255 for array in (seen.image, seen.alpha, seen.inside)
         )
         solid = (alpha > SOLID).float() * inside
+        plain = torch.from_numpy(_uncovered(instruments.head, model.resolution, found.seen.numpy())).float()
         for _ in range(PROJECTIONS):
             gaussians = rigged_gaussians(anchor, decode(code), identity, expression[0].cpu())
             error, share = back_projected(gaussians, seen.camera, picture, solid, instruments.backend)
-            shown = ((share - SHOWN[0]) / (SHOWN[1] - SHOWN[0])).clamp(0, 1)
+            shown = ((share - SHOWN[0]) / (SHOWN[1] - SHOWN[0])).clamp(0, 1) * plain
             code = model.corrected(code, _maps(prior, color=shown[:, None] * error).to(device))
         # ... and on what no photo shows
         color = decode(code).color[0]
@@ -172,6 +174,13 @@ def _strands(
     detail = hair_detail(seen, found, hair.numpy(), low.numpy(), head, prior.resolution)
     wanted = (low + FLOOR) * torch.from_numpy(detail).exp()[:, None] - FLOOR
     return (hair * (1 - found.seen))[:, None] * (wanted.clamp(0, 1) - color)
+
+
+def _uncovered(head: HeadModel, resolution: int, seen: np.ndarray) -> np.ndarray:  # [N]
+    """1 but on the sides of the face that are not surely seen: hair hangs before them, and would be painted on."""
+    grid = head.texels(resolution)
+    side = (grid.part.numpy() == head.part_names.index("face")) & (liftable(head, grid) > 0)
+    return np.where(side, np.clip(4 * seen, 0, 1), 1.0)
 
 
 def _maps(
