@@ -43,7 +43,7 @@ HIDDEN_WEIGHT = 10.0
 SMOOTH_WEIGHT = 0.5
 GRAZING_WEIGHT = 1.5  # of colour differences between neighbours, where they are seen foreshortened
 SHAPE_WEIGHT = 0.02
-FRONTAL_HOLD = 0.3  # share of the stiff pull on what faces the only camera
+FRONTAL_HOLD = 0.35  # share of the stiff pull on what faces the only camera
 LOOSE, STIFF = 0.02, 1.0  # pull of hair and cloth, and of the face, towards where the encoder put them
 GARISH_WEIGHT = 4.0  # colours outside 0..1
 
