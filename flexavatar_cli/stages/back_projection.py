@@ -42,7 +42,7 @@ def visible_share(
     pixels: Tensor,  # [N] sum of each Gaussian's blending weights
 ) -> Tensor:  # [N]
     """Blending weight of each Gaussian as a share of what its footprint would have unhidden and seen frontally."""
-    rotation, centre = (torch.from_numpy(camera.cam2world[0, :3, at]).float() for at in (2, 3))
+    rotation, centre = (torch.from_numpy(camera.cam2world[0, :3, at]).float().to(pixels.device) for at in (2, 3))
     depth = (gaussians.positions - centre) @ rotation
     scale = float(camera.intrinsics[0, 0, 0]) / depth.clamp_min(0.05)
     footprint = 2 * math.pi * gaussians.scales[:, 0] * gaussians.scales[:, 1] * scale**2

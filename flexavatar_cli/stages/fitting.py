@@ -19,6 +19,7 @@ from flexavatar_cli.core.avatar import Avatar
 from flexavatar_cli.core.gaussians import Gaussians
 from flexavatar_cli.core.options import FitOptions
 from flexavatar_cli.core.track import Track
+from flexavatar_cli.stages.back_projection import visible_share
 from flexavatar_cli.stages.hull import liftable
 from flexavatar_cli.stages.instruments import Instruments
 from flexavatar_cli.stages.observation import Observation, crop_observation
@@ -241,12 +242,8 @@ class RiggedObjective(Objective):
             picture, _ = self._render(changed, number, ground)
             inside = self.unit(seen.inside)
             (gradient,) = torch.autograd.grad((picture[..., 0] * inside).sum(), color)
-            own = self._gaussians(start, number)
-            rotation, centre = (torch.from_numpy(seen.camera.cam2world[0, :3, at]).float() for at in (2, 3))
-            depth = (own.positions - centre.to(self.device)) @ rotation.to(self.device)
-            scale = float(seen.camera.intrinsics[0, 0, 0]) / depth.clamp_min(0.05)
-            footprint = 2 * math.pi * own.scales[:, 0] * own.scales[:, 1] * scale**2
-            best = torch.maximum(best, gradient[0, :, 0] / footprint.clamp_min(1e-6))
+            own = visible_share(self._gaussians(start, number), seen.camera, gradient[0, :, 0])
+            best = torch.maximum(best, own)
         return best
 
     def _token_gate(self, share: Tensor) -> Tensor:  # [1, L, 1]

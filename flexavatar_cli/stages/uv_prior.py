@@ -107,6 +107,9 @@ def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  
     above = ((positions[:, 1] - SHOULDERS) / 0.02).clamp(0, 1) * (groups <= GROUPS["scalp"])
     bare = ((positions[:, 1] - COLLAR) / 0.02).clamp(0, 1) * (groups <= GROUPS["scalp"])
     interior = groups >= GROUPS["eyeball_left"]
+    for name, gain in MOUTH_GAINS.items():
+        of_part = (grid.part == head.part_names.index(name))[:, None]
+        mean_color = torch.where(of_part, mean_color * torch.tensor(gain), mean_color)
     prior = UVPrior(
         resolution=resolution,
         index=grid.index,
@@ -124,10 +127,6 @@ def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  
         smooth_mean=mean_color,
         statics=statics,
     )
-    for name, gain in MOUTH_GAINS.items():
-        of_part = (grid.part == head.part_names.index(name))[:, None]
-        mean_color = torch.where(of_part, mean_color * torch.tensor(gain), mean_color)
-    prior = replace(prior, mean_color=mean_color)
     smooth = low_frequencies(prior, mean_color[None], torch.ones(1, len(mean_color)), hair_kernel)[0]
     return replace(prior, smooth_mean=torch.where(on_scalp[:, None] > 0, smooth, mean_color))
 
