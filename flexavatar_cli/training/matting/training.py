@@ -63,15 +63,6 @@ def read_config(path: Path) -> MattingConfig:
         raise UsageError(f"{path}: not a configuration of the matting net ({error})") from error
 
 
-def is_config(path: Path) -> bool:
-    """Whether the file is a configuration of the matting net rather than of an avatar network."""
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return False
-    return isinstance(settings, dict) and settings.get("kind") == "matting"
-
-
 def train(config: Path, pack: Path, output: Path, say: Callable[[str], None]) -> dict[str, object]:
     """Train by the configuration on a pack, or go on; what came of it. Each 20th step goes to `output/log.jsonl`."""
     trainer = Trainer(read_config(config), pack, output)
