@@ -9,6 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# The gate draws the same examples every time; `pytest --hypothesis-profile=explore` looks for new ones.
+settings.register_profile("gate", derandomize=True, deadline=None, max_examples=60)
+settings.register_profile("explore", deadline=None, max_examples=2000)
+settings.load_profile("gate")
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

@@ -34,12 +34,13 @@ class Gaussians:
 
 
 def rotation_matrix(quats: Tensor) -> Tensor:
-    """Rotations [..., 3, 3] of quaternions [..., 4] wxyz of any norm."""
-    w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
+    """Rotations [..., 3, 3] of quaternions [..., 4] wxyz of any norm; the zero quaternion does not turn."""
+    w, x, y, z = quats.unbind(-1)
+    k = 2 / (quats * quats).sum(-1).clamp_min(torch.finfo(quats.dtype).tiny)
     rows = [
-        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+        (1 - k * (y * y + z * z), k * (x * y - w * z), k * (x * z + w * y)),
+        (k * (x * y + w * z), 1 - k * (x * x + z * z), k * (y * z - w * x)),
+        (k * (x * z - w * y), k * (y * z + w * x), 1 - k * (x * x + y * y)),
     ]
     return torch.stack([torch.stack(row, -1) for row in rows], -2)
 

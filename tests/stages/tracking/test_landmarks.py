@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flexavatar_cli.core.errors import InputError, UsageError
@@ -13,7 +13,6 @@ from flexavatar_cli.stages.tracking.landmarks import FaceFollower, View, eye_dis
 @given(
     st.tuples(st.floats(-500, 500), st.floats(-500, 500)), st.floats(8, 4000), st.floats(-3.2, 3.2), st.integers(8, 600)
 )
-@settings(deadline=None, max_examples=50)
 def test_points_return_from_the_view(centre, side, angle, size):
     view = View(centre, side, angle, size)
     points = np.array([[0.0, 0.0], [17.0, 400.0], [-3.0, 2.0]])
