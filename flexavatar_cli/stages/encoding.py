@@ -20,7 +20,6 @@ from flexavatar_cli.media.images import encode_png
 from flexavatar_cli.model import plucker_map
 from flexavatar_cli.stages.back_projection import back_projected
 from flexavatar_cli.stages.hair_detail import FLOOR, hair_detail
-from flexavatar_cli.stages.hull import liftable
 from flexavatar_cli.stages.instruments import SINKS, Instruments
 from flexavatar_cli.stages.observation import (
     SOLID,
@@ -177,10 +176,9 @@ def _strands(
 
 
 def _uncovered(head: HeadModel, resolution: int, seen: np.ndarray) -> np.ndarray:  # [N]
-    """1 but on the sides of the face that are not surely seen: hair hangs before them, and would be painted on."""
-    grid = head.texels(resolution)
-    side = (grid.part.numpy() == head.part_names.index("face")) & (liftable(head, grid) > 0)
-    return np.where(side, np.clip(4 * seen, 0, 1), 1.0)
+    """1 but where the face is not surely seen: hair before it, or the ground beside it, would be painted on."""
+    on_face = head.texels(resolution).part.numpy() == head.part_names.index("face")
+    return np.where(on_face, seen, 1.0)
 
 
 def _maps(
