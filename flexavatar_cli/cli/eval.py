@@ -14,7 +14,8 @@ Protocols = Annotated[
     list[str] | None,
     typer.Option(
         "--protocol",
-        help="self, cross, few-shot, monocular or completeness, repeatable. Default: self, cross, completeness.",
+        help="Of clips: self, cross, few-shot, monocular, completeness; repeatable; default self, cross, completeness. "
+        "Or portraits: of photos of different people.",
     ),
 ]
 Network = Annotated[Path | None, typer.Option(help="An ONNX file; without it the measure is n/a.")]
@@ -27,7 +28,9 @@ MATERIAL = ("ict_hair.npz", "ict_textures.tar", "mh_assets.tar")  # of the train
 def evaluate(
     sources: Annotated[
         list[Path] | None,
-        typer.Argument(help="Videos, folders of frames, folders of pictures with cameras.json, or folders of these."),
+        typer.Argument(
+            help="Videos, folders of frames, folders of pictures with cameras.json, folders of these; or photos."
+        ),
     ] = None,
     protocol: Protocols = None,
     frames: Annotated[int, typer.Option(min=2, help="Frames compared per clip.")] = EvalOptions.frames,
@@ -53,7 +56,11 @@ def evaluate(
     work: Work = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Measure avatars of clips beside baselines: VIDEO... or DIR -> a folder with report.html, JSON and CSV."""
+    """Measure avatars of clips beside baselines: VIDEO... or DIR -> a folder with report.html, JSON and CSV.
+
+    With --protocol portraits: photos (or folders of photos), each of another person. Measured are the likeness to the
+    photo, what fitting does to hidden views, whether a face network tells the people apart, and the heads between them.
+    """
     from flexavatar_cli.core.errors import InputError, UsageError
 
     given = sources or []
@@ -83,8 +90,12 @@ def evaluate(
     target = output or name_output(None, given[0] if given else Path("synthetic"), ".eval")
     for name in runner.FILES.values():
         claim(target / name, overwrite)
-    clips, calibrated = scenes.find_material(given)
     options = EvalOptions(tuple(protocol or EvalOptions.protocols), frames, steps, source, shots, sink)
+    of_photos = "portraits" in options.protocols
+    if of_photos and len(options.protocols) > 1:
+        raise UsageError("--protocol portraits stands alone: it takes photos, the others take clips")
+    photos = scenes.find_photos(given) if of_photos else []
+    clips, calibrated = ([], []) if of_photos else scenes.find_material(given)
     judges = networks.open_judges(lpips, face_embedding, landmarks, torch.get_num_threads())
     matting_options, matte_file = matte_choice(matte)
     if matte_file:
@@ -93,15 +104,15 @@ def evaluate(
     words = describe(instruments, matting_options)
     console.say(words.line)
     settings = {"command": "eval", "face": face, "fov": fov, "matte": matte, "model": model, "synthetic": synthetic}
-    with work_folder(work, [*clips, *calibrated], settings) as folder:
+    with work_folder(work, [*clips, *photos, *calibrated], settings) as folder:
         job = pipeline.Job(
             instruments, folder, matting_options, TrackOptions(face=face), fov=fov, seed=seed, progress=console.progress
         )
         if data is not None and synthetic:
             calibrated += synthetic_heads(folder, data, synthetic, seed)
         bench = protocols.Bench(instruments, judges, options, seed)
-        findings = runner.evaluate(job, bench, clips, calibrated)
-    inputs = [path.name for path in (*clips, *calibrated)]
+        findings = runner.evaluate(job, bench, clips, calibrated, photos)
+    inputs = [path.name for path in (*clips, *photos, *calibrated)]
     result = runner.result_of(findings, bench, dict(words.facts), inputs)
     files = runner.write(result, findings, target)
     console.report({**result, "files": files}, tables(result) + "\n" + str(files["report"]))

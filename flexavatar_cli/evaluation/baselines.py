@@ -1,5 +1,6 @@
 """Everything that stands in the same table: the photo held still, warped, projected on the rig, and our avatars."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -15,7 +16,7 @@ from flexavatar_cli.core.camera import Camera
 from flexavatar_cli.core.expression import EXPRESSION_NAMES
 from flexavatar_cli.evaluation.metrics import similarity_transform
 from flexavatar_cli.evaluation.scenes import Portrait, Target
-from flexavatar_cli.evaluation.views import shown
+from flexavatar_cli.evaluation.views import seen_from
 from flexavatar_cli.media.images import composite
 from flexavatar_cli.stages.animation import Puppet, picture, puppet
 from flexavatar_cli.stages.instruments import Instruments
@@ -56,8 +57,8 @@ class Body(System, Protocol):
         """The layout of the codes it takes."""
         ...
 
-    def pose(self, expression: np.ndarray, camera: Camera) -> Shown:
-        """The head with one expression [E] in one camera."""
+    def pose(self, expression: np.ndarray, camera: Camera) -> Iterator[Shown]:
+        """The head with one expression [E] from each of V cameras."""
         ...
 
 
@@ -163,37 +164,39 @@ class ProjectedPhoto:
 
     def show(self, target: Target) -> Shown:
         """The textured rig in the target's pose."""
-        return self.pose(target.expression, target.camera)
+        return next(self.pose(target.expression, target.camera))
 
-    def pose(self, expression: np.ndarray, camera: Camera) -> Shown:  # [E]
-        """The textured rig with one expression in one camera."""
+    def pose(self, expression: np.ndarray, camera: Camera) -> Iterator[Shown]:  # [E]
+        """The textured rig with one expression from each of V cameras."""
         code = recoded(expression[None], self.expression_names, EXPRESSION_NAMES)[0]
         device = self.instruments.device
         identity, moved = (torch.from_numpy(np.array(v, np.float32)).to(device) for v in (self.seen.identity, code))
         with torch.inference_mode():
             head = rigged_gaussians(self.anchor, self.attributes, identity, moved)
-        clear = picture(head, camera, None, self.instruments.backend)
-        return composite(clear[..., :3], clear[..., 3]), clear[..., 3]
+        for number in range(len(camera)):
+            clear = picture(head, camera[number], None, self.instruments.backend)
+            yield composite(clear[..., :3], clear[..., 3]), clear[..., 3]
 
 
 @dataclass(frozen=True)
 class Ours:
     """An avatar of the network."""
 
+    avatar: Avatar
     figure: Puppet
     expression_names: tuple[str, ...]  # of the driver's code
     name: str
 
     def show(self, target: Target) -> Shown:
         """The avatar in the target's pose."""
-        return self.pose(target.expression, target.camera)
+        return next(self.pose(target.expression, target.camera))
 
-    def pose(self, expression: np.ndarray, camera: Camera) -> Shown:  # [E] of the driver's layout
-        """The avatar with one expression in one camera."""
+    def pose(self, expression: np.ndarray, camera: Camera) -> Iterator[Shown]:  # [E] of the driver's layout
+        """The avatar with one expression from each of V cameras."""
         code = recoded(expression[None], self.expression_names, self.figure.expression_names)
-        return shown(self.figure, code[0], camera)
+        return seen_from(self.figure, code[0], camera)
 
 
 def ours(avatar: Avatar, stage: str, instruments: Instruments, names: tuple[str, ...]) -> Ours:
     """An avatar, named after its stage and bias sink: "fitted, 3d sink"."""
-    return Ours(puppet(avatar, instruments), names, f"{stage}, {avatar.bias_sink} sink")
+    return Ours(avatar, puppet(avatar, instruments), names, f"{stage}, {avatar.bias_sink} sink")

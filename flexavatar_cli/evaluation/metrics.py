@@ -22,7 +22,7 @@ class Metric:
     key: str
     label: str
     unit: str
-    better: str  # "high", "low", or "one": best at 1
+    better: str  # "high", "low", "one": best at 1, or "none": neither
     source: str  # reference and convention
     digits: int = 3
 
@@ -44,6 +44,7 @@ METRICS = {
         Metric("ssim_matte", "SSIM in", "", "high", "mean of the SSIM map of the white picture inside the matte"),
         Metric("lpips", "LPIPS", "", "low", "Zhang et al. 2018, v0.1; 512 px pictures on white, -1..1"),
         Metric("iou", "IoU", "", "high", "alpha > 0.5 against matte > 0.5, all of the picture"),
+        Metric("iou_head", "IoU head", "", "high", "the same above the shoulders only"),
         Metric(
             "akd",
             "AKD",
@@ -86,6 +87,24 @@ METRICS = {
             "low",
             "own measure: share of the head's silhouette with alpha < 0.9, at rest from 12 azimuths",
             4,
+        ),
+        *(
+            Metric(
+                f"hidden_{yaw}",
+                f"hid {yaw}",
+                "dB",
+                "high",
+                f"own measure: PSNR before against after fitting over the head at rest, yaw {yaw}, the worse side",
+                1,
+            )
+            for yaw in (90, 135, 180)
+        ),
+        Metric("csim_wrong", "CSIM wrong", "", "none", "the same with the photos of the others, their mean"),
+        Metric("told_apart", "own > wrong", "", "high", "share of the others' photos that are less alike than its own"),
+        Metric("csim_a", "CSIM A", "", "none", "front render of an in-between head with the first person's photo"),
+        Metric("csim_b", "CSIM B", "", "none", "the same with the second person's photo"),
+        Metric(
+            "monotonic", "monotonic", "", "high", "share of steps from A to B on which CSIM A falls and CSIM B rises", 2
         ),
     )
 }

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from flexavatar_cli.core.camera import Camera
 from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.core.expression import EXPRESSION_NAMES
 from flexavatar_cli.core.options import EncodeOptions, EvalOptions, FitOptions, TrackOptions
@@ -352,15 +353,20 @@ def over_time(bench: Bench, scene: Scene, systems: Sequence[System]) -> list[Row
     return rows
 
 
+def all_around() -> Camera:
+    """The AZIMUTHS cameras that look for holes, the front first."""
+    return turn(2 * np.pi * np.arange(AZIMUTHS) / AZIMUTHS, 512)
+
+
 def completeness(bench: Bench, name: str, bodies: Sequence[Body], on_step: OnStep | None = None) -> list[Row]:
     """Holes of every head in 3-D at rest, from AZIMUTHS sides; `frame` is the azimuth in degrees."""
-    cameras = turn(2 * np.pi * np.arange(AZIMUTHS) / AZIMUTHS, 512)
+    cameras = all_around()
     rows = []
     for order, body in enumerate(bodies):
         rest = np.zeros(len(body.expression_names), np.float32)
-        for number in range(AZIMUTHS):
-            with bench.clock("render"):
-                _, alpha = body.pose(rest, cameras[number])
+        with bench.clock("render"):
+            alphas = [alpha for _, alpha in body.pose(rest, cameras)]
+        for number, alpha in enumerate(alphas):
             row: Row = {"protocol": "completeness", "scene": name, "system": body.name, "group": ""}
             rows.append(row | {"frame": round(360 / AZIMUTHS * number), "holes": holes(alpha)})
             if on_step is not None:

@@ -5,6 +5,7 @@ import html
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,8 @@ def chosen_frames(rows: Sequence[Row], scene: Scene, reference: str) -> dict[str
         ]
         if scored:
             scored.sort(reverse=METRICS[key].better == "low")  # worst first
+            if len(scored) == 1:
+                return {f"{METRICS[key].label} {scored[0][0]:.3f}": scored[0][1]}
             picks = {"worst": scored[0], "median": scored[len(scored) // 2], "best": scored[-1]}
             return {f"{name} {METRICS[key].label} {score:.3f}": frame for name, (score, frame) in picks.items()}
     return {}
@@ -80,10 +83,19 @@ def strips(rows: Sequence[Row], scene: Scene, systems: Sequence[System]) -> list
     return [result[number] for number in dict.fromkeys(picks.values())]
 
 
-def contact_sheet(pictures: Sequence[Strip], side: int = 256) -> np.ndarray:
-    """All frames of a scene as one picture [H, W, 3], errors left out: a row per frame, a column per system."""
-    names = [name for name in pictures[0].pictures if not name.startswith("error: ")]
-    return sheet([[strip.pictures[name] for name in names] for strip in pictures], names, side)
+def contact_sheets(pictures: Sequence[Strip], side: int = 256) -> list[np.ndarray]:
+    """The strips of a scene as pictures [H, W, 3], errors left out: a row per strip, a column per system.
+
+    Strips that show the same systems share a picture.
+    """
+
+    def names(strip: Strip) -> list[str]:
+        return [name for name in strip.pictures if not name.startswith("error: ")]
+
+    sheets = []
+    for columns, strips in groupby(pictures, names):
+        sheets.append(sheet([[strip.pictures[name] for name in columns] for strip in strips], columns, side))
+    return sheets
 
 
 def jpeg(picture: np.ndarray, side: int = THUMB, quality: int = 84) -> str:
@@ -170,9 +182,17 @@ def page(result: Mapping[str, Any], pictures: Mapping[tuple[str, str], Sequence[
     scenes = dict.fromkeys((row["protocol"], row["scene"]) for row in rows)
     for protocol, scene in scenes:
         parts.append(f"<h2>{html.escape(protocol)}: {html.escape(scene)}</h2>")
+        own = [row for row in rows if (row["protocol"], row["scene"]) == (protocol, scene)]
+        if protocol == "portraits":
+            parts.append(html_table(summary.table(own)))
         for strip in pictures.get((protocol, scene), ()):
             parts.append(f"<h3>{html.escape(strip.title)}</h3>{html_strip(strip)}")
-        parts.append("" if protocol == "novel view" else plots(rows, protocol, scene))
+        if protocol == "interpolation":
+            ends = {"A": "csim_a", "B": "csim_b"}
+            series = {end: [(row["frame"], summary.number(row.get(key))) for row in own] for end, key in ends.items()}
+            parts.append(plot("CSIM with A (grey) and B (brown) over the share of B, percent", series))
+        elif protocol not in ("novel view", "portraits"):
+            parts.append(plots(rows, protocol, scene))
     parts.append("<h2>Stages</h2>" + stages(result) + "<h2>What is measured</h2>" + measures(result))
     body = "\n".join(parts)
     head = f'<meta charset="utf-8"><title>flexavatar eval</title><style>{STYLE}</style>'

@@ -14,7 +14,7 @@ import numpy as np
 from flexavatar_cli import __version__
 from flexavatar_cli.core.errors import InputError, UsageError
 from flexavatar_cli.core.files import replacing
-from flexavatar_cli.evaluation import protocols, report, scenes, summary
+from flexavatar_cli.evaluation import portraits, protocols, report, scenes, summary
 from flexavatar_cli.evaluation.baselines import Body
 from flexavatar_cli.evaluation.metrics import METRICS
 from flexavatar_cli.evaluation.protocols import Bench, Row
@@ -25,7 +25,8 @@ from flexavatar_cli.stages import matting, pipeline
 from flexavatar_cli.stages.pipeline import Job
 from flexavatar_cli.stages.shots import Shot
 
-PROTOCOLS = ("self", "cross", "few-shot", "monocular", "completeness")  # of clips; calibrated folders: novel view
+# of clips, but portraits is of photos; calibrated folders: novel view
+PROTOCOLS = ("self", "cross", "few-shot", "monocular", "completeness", "portraits")
 FILES = {
     "json": "results.json",
     "csv": "table.csv",
@@ -43,8 +44,10 @@ class Findings:
     strips: dict[tuple[str, str], list[Strip]] = field(default_factory=dict)
 
 
-def evaluate(job: Job, bench: Bench, clips: Sequence[Path], calibrated: Sequence[Path]) -> Findings:
-    """All protocols of the options on all clips, and novel views on all calibrated folders."""
+def evaluate(
+    job: Job, bench: Bench, clips: Sequence[Path], calibrated: Sequence[Path], photos: Sequence[Path] = ()
+) -> Findings:
+    """All protocols of the options on all clips, portraits on all photos, novel views on all calibrated folders."""
     wanted = bench.options.protocols
     unknown = set(wanted) - set(PROTOCOLS)
     if unknown:
@@ -81,6 +84,7 @@ def evaluate(job: Job, bench: Bench, clips: Sequence[Path], calibrated: Sequence
         run_scene(job, bench, findings, scene, heads)
         if "completeness" in wanted:
             findings.rows += protocols.completeness(bench, name, heads)
+    run_portraits(job, bench, findings, photos)
     if not findings.rows:
         raise UsageError("nothing to measure: cross-reenactment needs two clips, and no other protocol was asked for")
     return findings
@@ -90,6 +94,28 @@ def bodies(job: Job, bench: Bench, shot: Shot, frame: int, inputs: Sequence[int]
     """The heads of a shot, with a progress bar while they are fitted."""
     with job.progress("Fitting") as on_step:
         return bench.bodies(shot, frame, inputs, on_step)
+
+
+def run_portraits(job: Job, bench: Bench, findings: Findings, photos: Sequence[Path]) -> None:
+    """Photos of different people, each by itself and against the others; then the heads between pairs of them."""
+    people, rows = [], []
+    for name, photo in zip(unique_names(photos), photos, strict=True):
+        with bench.clock("track and matte"):
+            shot = pipeline.shoot(job, photo)
+        scene = portraits.portrait_scene(shot, name)
+        heads = bodies(job, bench, shot, 0)
+        with job.progress(f"portraits {name}"[:40]) as on_step:
+            person, measured, hidden = portraits.measure_person(bench, scene, heads, on_step)
+        people.append(person)
+        rows += measured
+        findings.strips[portraits.PROTOCOL, name] = report.strips(measured, scene, heads) + hidden
+    others = portraits.told_apart(people)
+    findings.rows += [row | others.get((row["scene"], row["system"]), {}) for row in rows]
+    for first, second in portraits.chosen_pairs(people):
+        with job.progress(f"{first.name} to {second.name}"[:40]) as on_step:
+            measured, strips = portraits.interpolated(bench, first, second, job.instruments, on_step)
+        findings.rows += measured
+        findings.strips[portraits.BETWEEN, measured[0]["scene"]] = strips
 
 
 def run_scene(job: Job, bench: Bench, findings: Findings, scene: Scene, heads: Sequence[Body]) -> None:
@@ -173,7 +199,7 @@ def commit() -> str | None:
 
 
 def write(result: dict[str, Any], findings: Findings, folder: Path) -> dict[str, Path]:
-    """FILES in `folder`, each written beside and renamed, and one contact sheet per scene in `folder`/pictures."""
+    """FILES in `folder`, each written beside and renamed, and contact sheets of each scene in `folder`/pictures."""
     lines = summary.table(result["rows"])
     contents = {
         "json": json.dumps(result, indent=1, allow_nan=False),
@@ -187,6 +213,6 @@ def write(result: dict[str, Any], findings: Findings, folder: Path) -> dict[str,
             target.write_text(content, encoding="utf-8")
     for (protocol, scene), strips in findings.strips.items():
         name = re.sub(r"[^\w.-]+", "-", f"{protocol}-{scene}")
-        if strips:
-            write_jpg(folder / "pictures" / f"{name}.jpg", report.contact_sheet(strips), quality=85)
+        for number, picture in enumerate(report.contact_sheets(strips)):
+            write_jpg(folder / "pictures" / f"{name}{f'-{number + 1}' if number else ''}.jpg", picture, quality=85)
     return {kind: folder / name for kind, name in FILES.items()}

@@ -234,6 +234,19 @@ def calibrated_scene(
     return Scene("novel view", name, first, numbers, [], read, track.expression_names, track.fps, groups=groups)
 
 
+def find_photos(sources: Sequence[Path]) -> list[Path]:
+    """The photos given, and those in the folders given. Raises InputError for anything else."""
+    photos: list[Path] = []
+    for source in sources:
+        if source.is_dir():
+            photos += pictures_in(source)
+        elif is_photo(source):
+            photos.append(source)
+        else:
+            raise InputError(f"{source}: not a photo; the protocol portraits takes photos of different people")
+    return photos
+
+
 def find_material(sources: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """(clips, calibrated folders) in what was given: videos, folders of frames, and folders of either at any depth.
 

@@ -1,6 +1,6 @@
 """A contact sheet of one avatar and the numbers that go with it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from flexavatar_cli.core.avatar import Avatar
 from flexavatar_cli.core.expression import INDEX
 from flexavatar_cli.core.flame import FLAME_NAMES
 from flexavatar_cli.evaluation.quality import agreement, colour_noise, holes, psnr, shoulder_row, silhouette_iou
-from flexavatar_cli.evaluation.views import View, rendered, shown, views
+from flexavatar_cli.evaluation.views import View, rendered, seen_from, shown, views
 from flexavatar_cli.media.images import sheet
 from flexavatar_cli.stages.animation import Puppet, puppet
 from flexavatar_cli.stages.encoding import best_frame
@@ -91,10 +91,9 @@ def likeness(
 
 def hidden_views(before: Puppet, after: Puppet, tick: Callable[[], None]) -> dict[str, Any]:
     """What fitting did to the views that the photo does not show: agreement in dB, colour noise before and after."""
-    cameras = turn(np.radians(HIDDEN), 512)
     agree, whole, noise_before, noise_after = {}, {}, {}, {}
-    for number, azimuth in enumerate(HIDDEN):
-        one, other = (shown(figure, figure.neutral, cameras[number]) for figure in (before, after))
+    pairs = zip(hidden_pictures(before), hidden_pictures(after), strict=True)
+    for azimuth, (one, other) in zip(HIDDEN, pairs, strict=True):
         agree[str(azimuth)], whole[str(azimuth)] = agreement(one, other), psnr(one[0], other[0])
         noise_before[str(azimuth)], noise_after[str(azimuth)] = colour_noise(*one), colour_noise(*other)
         tick()
@@ -107,12 +106,16 @@ def hidden_views(before: Puppet, after: Puppet, tick: Callable[[], None]) -> dic
     }
 
 
+def hidden_pictures(figure: Puppet) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The resting head from the HIDDEN sides."""
+    return seen_from(figure, figure.neutral, turn(np.radians(HIDDEN), 512))
+
+
 def around(figure: Puppet, tick: Callable[[], None]) -> list[tuple[np.ndarray, np.ndarray]]:
     """The resting head from AZIMUTHS sides, starting at the front."""
-    cameras = turn(2 * np.pi * np.arange(AZIMUTHS) / AZIMUTHS, 512)
     result = []
-    for number in range(AZIMUTHS):
-        result.append(shown(figure, figure.neutral, cameras[number]))
+    for picture in seen_from(figure, figure.neutral, turn(2 * np.pi * np.arange(AZIMUTHS) / AZIMUTHS, 512)):
+        result.append(picture)
         tick()
     return result
 

@@ -62,7 +62,9 @@ def table(rows: Iterable[Mapping[str, Any]]) -> list[Line]:
 
 
 def best(lines: Sequence[Line], key: str) -> float | None:
-    """The best mean of one metric over the lines of one block; None if there is none."""
+    """The best mean of one metric over the lines of one block; None if there is none, or nothing to prefer."""
+    if METRICS[key].better == "none":
+        return None
     means = [line["cells"][key].mean for line in lines if key in line["cells"]]
     means = [mean for mean in means if mean == mean]
     if not means:
@@ -200,8 +202,8 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """better, worse, or "" where the interval holds zero (or the metric is best at 1)."""
-        if self.low <= 0 <= self.high or METRICS[self.metric].better == "one":
+        """better, worse, or "" where the interval holds zero (or more is not better)."""
+        if self.low <= 0 <= self.high or METRICS[self.metric].better in ("one", "none"):
             return ""
         return "better" if (self.low > 0) == (METRICS[self.metric].better == "high") else "worse"
 

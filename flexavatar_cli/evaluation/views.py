@@ -46,6 +46,12 @@ def rendered(figure: Puppet, track: Track, view: View) -> tuple[np.ndarray, np.n
 
 def shown(figure: Puppet, expression: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
     """RGB [H, W, 3] on white and alpha [H, W] of the avatar with one expression [E] in one camera."""
+    return next(seen_from(figure, expression, camera))
+
+
+def seen_from(figure: Puppet, expression: np.ndarray, camera: Camera) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`shown` from each of V cameras; the network is asked once."""
     head = next(figure.gaussians(expression[None]))
-    clear = picture(head, camera, None, figure.instruments.backend)
-    return composite(clear[..., :3], clear[..., 3]), clear[..., 3]
+    for number in range(len(camera)):
+        clear = picture(head, camera[number], None, figure.instruments.backend)
+        yield composite(clear[..., :3], clear[..., 3]), clear[..., 3]
