@@ -38,7 +38,7 @@ class Judges:
             "akd": self.landmarks.name if self.landmarks else akd,
             "aed": tracker,
             "apd": tracker,
-            "jod": "FovVideoVDP package" if has_fovvideovdp() else "n/a: pip install pyfvvdp",
+            "jod": "FovVideoVDP, its own package" if has_fovvideovdp() else "n/a: pip install pyfvvdp (CC BY-NC 4.0)",
         }
 
     def face(self, rgb: np.ndarray, near: np.ndarray | None) -> np.ndarray | None:  # [H, W, 3] uint8 -> [478, 2]

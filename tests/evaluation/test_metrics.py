@@ -84,3 +84,15 @@ def test_similarity_transform_is_recovered():
 def test_cosine():
     assert metrics.cosine(np.array([1.0, 0]), np.array([2.0, 0])) == pytest.approx(1)
     assert metrics.cosine(np.array([1.0, 0]), np.array([0, 3.0])) == pytest.approx(0)
+
+
+@pytest.mark.filterwarnings("ignore:Please import `mat_struct`:DeprecationWarning")  # its own, for SciPy 2
+def test_jod_is_ten_without_a_difference_and_falls_with_noise():
+    pytest.importorskip("pyfvvdp", reason="pyfvvdp")
+    from flexavatar_cli.evaluation.networks import jod
+
+    generator = np.random.default_rng(0)
+    driver = np.repeat(generator.integers(60, 200, (1, 8, 8, 3)), 4, 0).repeat(16, 1).repeat(16, 2).astype(np.uint8)
+    little, much = (np.clip(driver + generator.normal(0, by, driver.shape), 0, 255).astype(np.uint8) for by in (4, 40))
+    assert jod(driver, driver, 25.0) == pytest.approx(10)
+    assert 10 > jod(little, driver, 25.0) > jod(much, driver, 25.0)
