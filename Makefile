@@ -40,7 +40,7 @@ head-model: setup
 # DATA = folder of the data packs, SEGMENTER = sinet_portrait_320_softmax.onnx
 matting: setup
 	$(BIN)/python -m flexavatar_cli.training.matting pack $(DATA) $(SEGMENTER) runs/matting-pack
-	$(BIN)/python -m flexavatar_cli.training.matting train models/matting/train.yaml runs/matting-pack runs/matting
+	$(BIN)/flexavatar train models/matting/train.yaml --data runs/matting-pack -o runs/matting
 	$(BIN)/python -m flexavatar_cli.training.matting export models/matting/train.yaml runs/matting-pack runs/matting \
 		models/matting/portrait-matting.onnx
 	$(BIN)/python -m flexavatar_cli.training.matting measure runs/matting-pack models/matting/portrait-matting.onnx

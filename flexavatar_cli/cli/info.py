@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def info(file: Path) -> None:
-    """Say what is in an avatar, track, photo, video, folder of pictures, or model folder."""
+    """Say what is in an avatar, track, photo, video, folder of pictures, model folder or network (.onnx)."""
     from flexavatar_cli.cli.console import report
 
     report(describe(file))
@@ -27,12 +27,17 @@ def describe(path: Path) -> dict[str, Any]:
     """Facts about the file or folder at `path`, told by its content. Raises InputError for what is not ours."""
     if path.is_dir():
         cards = [path / name for name in ("model.yaml", "head.yaml") if (path / name).is_file()]
-        return describe_model(path, cards[0]) if cards else describe_media(path)
+        if cards:
+            return describe_model(path, cards[0])
+        networks = sorted(path.glob("*.onnx"))
+        return describe_network(networks[0]) if len(networks) == 1 else describe_media(path)
     try:
         with open(path, "rb") as stream:
             start = stream.read(9)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if path.suffix == ".onnx":
+        return describe_network(path)
     if start[:2] == b"PK":
         return describe_archive(path)
     if start[8:9] == b"{":  # safetensors: the length of a JSON header, then the header
@@ -167,6 +172,17 @@ def describe_model(folder: Path, card: Path) -> dict[str, Any]:
     facts = {key: content[key] for key in wanted if key in content}
     weights = {entry.name: digest_file(entry) for entry in sorted(folder.glob("*.safetensors"))}
     return {"kind": "model" if card.name == "model.yaml" else "head model", "file": folder, **facts, "sha256": weights}
+
+
+def describe_network(path: Path) -> dict[str, Any]:
+    """Facts about an ONNX network: what goes in and comes out."""
+    from flexavatar_cli.core.files import digest_file
+    from flexavatar_cli.core.onnx import open_session
+
+    session = open_session(path)
+    ends = {"inputs": session.get_inputs(), "outputs": session.get_outputs()}
+    facts = {end: {value.name: value.shape for value in values} for end, values in ends.items()}
+    return {"kind": "network", "file": path, **facts, "sha256": digest_file(path)}
 
 
 def shapes(arrays: Mapping[str, Any]) -> dict[str, list[int]]:

@@ -17,8 +17,10 @@ RECENT = 0.98  # of the running mean, that stays per step
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="A train.yaml, e.g. models/open-1/train.yaml.")],
-    data: Annotated[Path, typer.Option(help="A folder made by `flexavatar prepare`.")],
+    config: Annotated[
+        Path, typer.Argument(help="A train.yaml, e.g. models/open-1/train.yaml or models/matting/train.yaml.")
+    ],
+    data: Annotated[Path, typer.Option(help="A folder made by `flexavatar prepare` (of the matting net: a pack).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder; a run that was cut goes on from it.")],
     lpips: Annotated[
         Path | None, typer.Option(help="LPIPS with a SqueezeNet backbone (ONNX), for rendered phases.")
@@ -35,11 +37,15 @@ def train(
     """
     from flexavatar_cli.cli.console import report, say
     from flexavatar_cli.media.images import write_png
-    from flexavatar_cli.training.config import network_card, read_config
+    from flexavatar_cli.training.config import is_for_matting, network_card, read_config
     from flexavatar_cli.training.engine import Trainer
+    from flexavatar_cli.training.matting.training import train as train_matting
     from flexavatar_cli.training.measure import describe, evaluate
     from flexavatar_cli.training.run_log import RunLog
 
+    if is_for_matting(config):
+        report(train_matting(config, data, output, say))
+        return
     settings = read_config(config)
     card = network_card(settings)
     trainer = Trainer(settings, card, data, output, lpips, device)

@@ -11,6 +11,7 @@ import numpy as np
 from flexavatar_cli import weights
 from flexavatar_cli.core.errors import InputError, WeightsError
 from flexavatar_cli.core.files import digest_bytes, digest_file
+from flexavatar_cli.core.onnx import broken, open_session
 from flexavatar_cli.core.options import MatteOptions
 from flexavatar_cli.core.paths import models_dir
 from flexavatar_cli.core.quiet import native_silence
@@ -338,20 +339,7 @@ def modnet(path: Path) -> Net:
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such matting net; use --matte selfie, or see `flexavatar models`")
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as states
-
-    names = (
-        "Fail InvalidArgument InvalidGraph InvalidProtobuf NoSuchFile NotImplemented RuntimeException NoModel EPFail"
-    )
-    broken = tuple(getattr(states, name) for name in names.split())
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 4
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-    except broken as error:
-        raise WeightsError(f"{path}: not an ONNX net that can be loaded") from error
+    session = open_session(path)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     contract = f"{path}: not MODNet's contract (float32 [1, 3, H, W] in, [1, 1, H, W] out)"
     if len(inputs) != 1 or inputs[0].type != "tensor(float)" or not fits(inputs[0].shape, 3):
@@ -366,7 +354,7 @@ def modnet(path: Path) -> Net:
         tensor = np.ascontiguousarray((small * 2 - 1).transpose(2, 0, 1)[None], np.float32)
         try:
             alpha = session.run(None, {inputs[0].name: tensor})[0]
-        except broken as error:
+        except broken() as error:
             raise WeightsError(f"{contract}: fails on a picture of {width} x {height}") from error
         if alpha.shape != (1, 1, height, width) or not np.isfinite(alpha).all():
             raise WeightsError(f"{contract}: gave {alpha.shape} or values that are not finite")

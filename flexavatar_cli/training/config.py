@@ -76,6 +76,11 @@ def _found(path: Path) -> dict[str, Any]:
     return found if base is None else _found(path.parent / base) | found
 
 
+def is_for_matting(path: Path) -> bool:
+    """Whether `path` configures the matting net. Raises InputError or UsageError as `read_config` does."""
+    return _found(path).get("kind") == "matting"
+
+
 def network_card(config: TrainConfig) -> ModelCard:
     """The card of the network to train. Raises WeightsError where `network` does not fit it."""
     card = read_card(Path(config.model) / "model.yaml")

@@ -160,3 +160,15 @@ def test_doctor_says_what_to_do_about_missing_models(capsys, monkeypatch, tmp_pa
     captured = capsys.readouterr()
     assert "clone it again" in captured.out
     assert captured.err == "error: not ready: open-1, open-head\n"
+
+
+def test_info_of_a_network(tmp_path, capsys):
+    from flexavatar_cli.core.paths import models_dir
+
+    folder = models_dir() / "matting"
+    assert run(["info", str(folder), "--json"]) == 0
+    facts = result(capsys)
+    assert (facts["kind"], list(facts["outputs"])) == ("network", ["output"])
+    (broken := tmp_path / "broken.onnx").write_bytes(b"no network")
+    assert run(["info", str(broken)]) == 4
+    assert "not an ONNX net" in capsys.readouterr().err

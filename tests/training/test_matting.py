@@ -231,3 +231,15 @@ def test_comparison_shows_every_net(tmp_path):
     net = Net("ball", "0", lambda rgb: person()[1], coarse=False)
     page = comparison([photo], [net, net])
     assert page.shape[1] == 9 * page.shape[0]
+
+
+def test_the_train_command_knows_the_matting_net_by_its_configuration(pack, tmp_path, capsys):
+    from flexavatar_cli.cli.app import run
+
+    config = tmp_path / "train.yaml"
+    config.write_text("kind: matting\nseed: 0\nphases:\n- {side: 64, minutes: 0.002, batch: 2, rate: 1.0e-3}\n")
+    assert run(["train", str(config), "--data", str(pack), "-o", str(tmp_path / "run"), "--json"]) == 0
+    assert '"steps"' in capsys.readouterr().out
+    assert (tmp_path / "run" / "state.pt").exists()
+    config.write_text("kind: matting\nphases: 3\n")
+    assert run(["train", str(config), "--data", str(pack), "-o", str(tmp_path / "run")]) == 2

@@ -1,4 +1,4 @@
-"""`python -m flexavatar_cli.training.matting`: pack, train, export and measure the matting network."""
+"""`python -m flexavatar_cli.training.matting`: all before and after `flexavatar train models/matting/train.yaml`."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from flexavatar_cli.training.matting.cutouts import is_held_out, prepare_people
 from flexavatar_cli.training.matting.export import export
 from flexavatar_cli.training.matting.heads import prepare_heads
 from flexavatar_cli.training.matting.measuring import comparison, flicker, measure
-from flexavatar_cli.training.matting.training import Trainer, read_config, train
+from flexavatar_cli.training.matting.training import Trainer, read_config
 
 
 def pack(arguments: argparse.Namespace) -> None:
@@ -19,11 +19,6 @@ def pack(arguments: argparse.Namespace) -> None:
     prepare_people(arguments.data, arguments.segmenter, arguments.pack, selfie())
     prepare_heads(arguments.data, arguments.pack / "held_out" / "head", 60, True, is_held_out, 0)
     prepare_heads(arguments.data, arguments.pack / "head", arguments.heads, False, is_held_out, 0)
-
-
-def learn(arguments: argparse.Namespace) -> None:
-    """Train, or go on."""
-    print(train(arguments.config, arguments.pack, arguments.output, logging.info))
 
 
 def ship(arguments: argparse.Namespace) -> None:
@@ -71,11 +66,6 @@ def main() -> None:
     packing.add_argument("pack", type=Path)
     packing.add_argument("--heads", type=int, default=1500)
     packing.set_defaults(run=pack)
-    training = commands.add_parser("train")
-    training.add_argument("config", type=Path, help="models/matting/train.yaml")
-    training.add_argument("pack", type=Path)
-    training.add_argument("output", type=Path, help="folder of the run")
-    training.set_defaults(run=learn)
     shipping = commands.add_parser("export")
     shipping.add_argument("config", type=Path)
     shipping.add_argument("pack", type=Path)
