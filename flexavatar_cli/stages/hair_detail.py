@@ -1,29 +1,33 @@
 """Hair that no photo shows, given the texture of the hair that it does show.
 
-A network trained by means cannot invent strands: unseen hair comes out flat. Windows of the visible hair's own detail,
-turned so that they hang the same way, are laid over the rest with weights that keep the variance of what they blend
-(Heitz and Neyret 2018, "High-Performance By-Example Noise using a Histogram-Preserving Blending Operator").
+A network trained by means cannot invent strands: unseen hair comes out flat. Windows of the visible hair's own detail
+are laid over the rest of the lifted surface, turned so that they hang the same way, each chosen to go with those laid
+before it (Efros and Freeman 2001, "Image Quilting for Texture Synthesis and Transfer").
 """
 
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch.nn.functional import normalize
 
 from flexavatar_cli.core.sampling import sample_bilinear
 from flexavatar_cli.heads import HeadModel
-from flexavatar_cli.heads.surface import surface
-from flexavatar_cli.heads.texels import TexelGrid
+from flexavatar_cli.heads.surface import surface, vertex_normals
 from flexavatar_cli.stages.observation import Evidence, Observation
+from flexavatar_cli.stages.rig import SIZE_SHARE
 
-CHARTS = ("face", "scalp", "neck")  # parts that hair may cover
 RADII = (0.016, 0.011, 0.008)  # metres, of a window; the first with enough places in the photo
 PLACES = 6  # windows of the photo that make a texture
-BLUR = 0.005  # metres: sigma of what counts as colour rather than detail
+BLUR = 0.01  # metres: sigma of what counts as colour rather than detail
 FLOOR = 0.03  # added to brightness before the logarithm
 STRONGEST = 2.5  # standard deviations at which detail is clipped
-GAIN = 1.4  # what the overlap of neighbouring Gaussians takes away again
-HAIR_CONTRAST = (0.28, 0.34)  # standard deviation of detail; more than hair has is the pattern of a hat, and fades out
+SHARPENING = 2  # Van Cittert steps that undo in advance what the overlap of neighbouring Gaussians blurs
+HAIR_CONTRAST = (0.36, 0.44)  # standard deviation of detail; more than hair has is the pattern of a hat, and fades out
+CANDIDATES = 8  # windows of which the one that goes best with those laid before is taken
+STEEPNESS = 12  # of the fall of a window's weight: where two meet, one of them prevails and keeps its contrast
 SEED = 0
 
 
@@ -46,39 +50,36 @@ def hair_detail(
     resolution: int,
 ) -> np.ndarray:  # [N]
     """Logarithm of the brightness that hair at each texel should have over its surroundings; 0 where none is known."""
-    grid = head.texels(resolution)
-    points = surface(grid, head.template).numpy()
-    generator = np.random.default_rng(SEED)
     detail = np.zeros(len(hair), np.float32)
-    for chart in CHARTS:
-        rows = np.nonzero(grid.part.numpy() == head.part_names.index(chart))[0]
-        places = metric_places(grid, rows, points[rows])
-        spacing = float(np.median(np.linalg.norm(places - np.roll(places, 1, 0), axis=1)))
-        photo = swatch(seen, found, hair, spacing)
-        for radius in RADII:
-            sources = window_places(photo, radius)
-            if len(sources) >= PLACES:
-                wanted = rows[(hair[rows] > 0) & (found.seen.numpy()[rows] < 1)]
-                inside = np.isin(rows, wanted)
-                if inside.any():
-                    detail[wanted] = laid_windows(
-                        photo, sources, radius, places[inside], points[wanted], color[wanted], generator
-                    )
-                break
+    wanted = np.nonzero((hair > 0) & (found.seen.numpy() < 1))[0]
+    if len(wanted) < 2:
+        return detail
+    points, outward = (values[wanted] for values in _lifted(seen, found, head, resolution))
+    photo = swatch(seen, found, hair, _spacing(points))
+    for radius in RADII:
+        sources = window_places(photo, radius)
+        if len(sources) >= PLACES:
+            generator = np.random.default_rng(SEED)
+            detail[wanted] = laid_windows(photo, sources, radius, points, outward, color[wanted], generator)
+            break
     return detail
 
 
-def metric_places(grid: TexelGrid, rows: np.ndarray, points: np.ndarray) -> np.ndarray:  # [n, 2] metres
-    """Positions of a chart's texels in its own plane, stretched to the surface's size."""
-    index = grid.index.numpy()[rows]
-    column, row = index % grid.resolution, index // grid.resolution
-    scale = []
-    for along, across in ((column, row), (row, column)):
-        order = np.lexsort((along, across))
-        beside = (np.diff(along[order]) == 1) & (np.diff(across[order]) == 0)
-        steps = np.linalg.norm(np.diff(points[order], axis=0), axis=1)[beside]
-        scale.append(float(np.median(steps)))
-    return np.stack([column * scale[0], row * scale[1]], -1)
+def _lifted(
+    seen: Observation, found: Evidence, head: HeadModel, resolution: int
+) -> tuple[np.ndarray, np.ndarray]:  # [N, 3], [N, 3]
+    """Where hair lies, not the skin below: over an ear's folds it is one smooth sheet. With its normals."""
+    with torch.no_grad():
+        vertices = head.vertices(torch.from_numpy(seen.identity), torch.from_numpy(seen.expression))
+        grid = head.texels(resolution)
+        outward = normalize(surface(grid, vertex_normals(head, vertices)), dim=-1)
+        points = surface(grid, vertices) + outward * found.displacement[:, None]
+    return points.numpy().astype(np.float64), outward.numpy().astype(np.float64)
+
+
+def _spacing(points: np.ndarray) -> float:
+    """Median distance between neighbouring texels [N, 3] in metres."""
+    return float(np.median(cKDTree(points).query(points, k=2)[0][:, 1]))
 
 
 def swatch(seen: Observation, found: Evidence, hair: np.ndarray, pixel: float) -> Swatch:
@@ -104,7 +105,11 @@ def swatch(seen: Observation, found: Evidence, hair: np.ndarray, pixel: float) -
     color = cv2.GaussianBlur(image * weight[..., None], (0, 0), sigma) / total[..., None]
     detail = (grey - smooth) * weight
     spread = max(float(detail[is_hair].std()), 1e-3) if is_hair.any() else 1.0
-    detail = np.clip(detail, -STRONGEST * spread, STRONGEST * spread) * GAIN * _fade(spread)
+    detail = np.clip(detail, -STRONGEST * spread, STRONGEST * spread)
+    sharp = detail
+    for _ in range(SHARPENING):
+        sharp = sharp + weight * (detail - cv2.GaussianBlur(sharp, (0, 0), SIZE_SHARE))
+    detail = sharp * _fade(spread)
     return Swatch(detail, color, is_hair, pixel)
 
 
@@ -126,39 +131,42 @@ def laid_windows(
     photo: Swatch,
     sources: np.ndarray,  # [n, 2] pixels
     radius: float,
-    places: np.ndarray,  # [N, 2] metres in the chart
-    points: np.ndarray,  # [N, 3] on the head
+    points: np.ndarray,  # [N, 3] metres, on the lifted surface
+    outward: np.ndarray,  # [N, 3] its normals
     color: np.ndarray,  # [N, 3]
     generator: np.random.Generator,
 ) -> np.ndarray:  # [N]
-    """Detail at the texels of one chart: overlapping windows, each from hair of much the same colour."""
-    sums, squares = np.zeros(len(places)), np.zeros(len(places))
+    """Detail at the points: overlapping windows that hang down, each from hair of much the same colour.
+
+    What is laid depends on places in space alone, so that the folds of a buried ear get one texture together.
+    """
+    sums, weights = np.zeros(len(points)), np.full(len(points), 1e-9)
     tints = photo.color[sources[:, 1].astype(int), sources[:, 0].astype(int)]
-    low, high = places.min(0), places.max(0)
-    for y in np.arange(low[1], high[1] + radius, radius):
-        for x in np.arange(low[0], high[0] + radius, radius):
-            offset = places - (x, y)
-            distance = np.linalg.norm(offset, axis=1)
-            near = distance < radius
-            if near.sum() < 4:
-                continue
-            apart = np.linalg.norm(tints - color[near].mean(0), axis=1)
-            alike = np.argsort(apart, kind="stable")[: max(PLACES, len(apart) // 4)]
-            source = sources[generator.choice(alike)]
-            turned = offset[near] @ _upright(places[near], points[near]).T
-            value = sample_bilinear(photo.detail[..., None], source + 0.5 + turned / photo.pixel)[:, 0]
-            weight = 0.5 + 0.5 * np.cos(np.pi * distance[near] / radius)
-            sums[near] += weight * value
-            squares[near] += weight**2
-    return (sums / np.sqrt(np.maximum(squares, 1e-6))).astype(np.float32)
+    tree = cKDTree(points)
+    order = generator.permutation(len(points))
+    _, first = np.unique(np.floor(points[order] / radius), axis=0, return_index=True)  # a window per cube of space
+    centres = points[order[first]]
+    for centre in centres[np.argsort(-centres[:, 1], kind="stable")]:
+        near = np.array(tree.query_ball_point(centre, radius))
+        offset = points[near] - centre
+        across, down = _hanging(outward[near].mean(0))
+        flat = np.stack([offset @ across, offset @ down], -1) / photo.pixel
+        apart = np.linalg.norm(tints - color[near].mean(0), axis=1)
+        alike = np.argsort(apart, kind="stable")[: max(PLACES, len(apart) // 4)]
+        chosen = sources[generator.choice(alike, CANDIDATES)]
+        values = sample_bilinear(photo.detail[..., None], (chosen[:, None] + 0.5 + flat).reshape(-1, 2))
+        values = values.reshape(CANDIDATES, len(near))
+        there = sums[near] / weights[near]
+        misfit = ((values - there) ** 2) @ np.minimum(weights[near], 1)
+        weight = (1 - (np.linalg.norm(offset, axis=1) / radius) ** 2).clip(0) ** STEEPNESS
+        sums[near] += weight * values[misfit.argmin()]
+        weights[near] += weight
+    return (sums / weights).astype(np.float32)
 
 
-def _upright(places: np.ndarray, points: np.ndarray) -> np.ndarray:  # [2, 2]
-    """Turn of the chart's plane that lets it hang downwards, as the photo does."""
-    flat = places - places.mean(0)
-    slope, *_ = np.linalg.lstsq(flat, points[:, 1] - points[:, 1].mean(), rcond=None)
-    length = float(np.linalg.norm(slope))
-    if length < 0.2:  # the crown: level ground, nothing hangs
-        return np.eye(2)
-    x, y = -slope / length
-    return np.array([[y, -x], [x, y]])
+def _hanging(normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors [3] across and down the plane with this normal, as the axes of a picture seen from outside."""
+    across = np.cross((0.0, 1.0, 0.1), normal)  # a little backwards, where the crown is level and nothing hangs
+    across /= max(float(np.linalg.norm(across)), 1e-9)
+    down = np.cross(across, normal)
+    return across, down / max(float(np.linalg.norm(down)), 1e-9)

@@ -18,12 +18,13 @@ def stripes(side: int) -> np.ndarray:
     return np.broadcast_to(0.2 * np.sin(np.arange(side) * 2.1), (side, side)).astype(np.float32)
 
 
-def chart(side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places in a chart whose +x is down on the head: a quarter turn from the photo."""
+def wall(side: int, turn: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Points, row by row, and normals of an upright wall turned about the vertical."""
     row, column = np.divmod(np.arange(side * side), side)
-    places = np.stack([column, row], -1) * PIXEL
-    points = np.stack([-places[:, 1], -places[:, 0], np.zeros(len(places))], -1)
-    return places, points
+    normal = np.array([np.sin(turn), 0.0, np.cos(turn)])
+    across = np.array([np.cos(turn), 0.0, -np.sin(turn)])
+    points = (column[:, None] * across - row[:, None] * np.array([0.0, 1.0, 0.0])) * PIXEL
+    return points, np.tile(normal, (side * side, 1))
 
 
 def test_windows_lie_in_hair_alone():
@@ -36,23 +37,49 @@ def test_windows_lie_in_hair_alone():
     assert len(window_places(swatch(np.zeros(hair.shape, np.float32), hair), radius=0.03)) == 0
 
 
-def test_strands_keep_their_contrast_and_hang_down():
+@pytest.mark.parametrize("turn", [0.0, 1.0, np.pi])
+def test_strands_keep_their_contrast_and_hang_down(turn):
     photo = swatch(stripes(60), np.ones((60, 60), bool))
     sources = window_places(photo, 0.012)
-    places, points = chart(40)
-    laid = laid_windows(photo, sources, 0.012, places, points, np.full((1600, 3), 0.3), np.random.default_rng(0))
+    laid = laid_windows(photo, sources, 0.012, *wall(40, turn), np.full((1600, 3), 0.3), np.random.default_rng(0))
     picture = laid.reshape(40, 40)
     assert picture.std() == pytest.approx(photo.detail.std(), rel=0.25)
     along_x, along_y = np.abs(np.diff(picture, axis=1)).mean(), np.abs(np.diff(picture, axis=0)).mean()
-    assert along_y > 3 * along_x  # the chart's x is the head's down, along which a strand does not change
+    assert along_x > 3 * along_y
+
+
+def test_sheets_that_lie_upon_one_another_get_one_texture():
+    photo = swatch(stripes(60), np.ones((60, 60), bool))
+    points, outward = wall(20)
+    sources = window_places(photo, 0.012)
+    laid = laid_windows(
+        photo,
+        sources,
+        0.012,
+        np.concatenate([points, points]),
+        np.concatenate([outward, outward]),
+        np.full((800, 3), 0.3),
+        np.random.default_rng(0),
+    )
+    np.testing.assert_allclose(laid[:400], laid[400:], atol=1e-6)
+
+
+def test_crown_has_a_texture_too():
+    photo = swatch(stripes(60), np.ones((60, 60), bool))
+    points, _ = wall(20)
+    level = points[:, [0, 2, 1]]
+    up = np.tile([0.0, 1.0, 0.0], (400, 1))
+    sources = window_places(photo, 0.012)
+    laid = laid_windows(photo, sources, 0.012, level, up, np.full((400, 3), 0.3), np.random.default_rng(0))
+    assert laid.std() == pytest.approx(photo.detail.std(), rel=0.4)
 
 
 def test_the_same_photo_gives_the_same_hair():
     photo = swatch(stripes(60), np.ones((60, 60), bool))
-    places, points = chart(20)
+    points, outward = wall(20)
     color = np.full((400, 3), 0.3)
     sources = window_places(photo, 0.012)
     first, second = (
-        laid_windows(photo, sources, 0.012, places, points, color, np.random.default_rng(3)) for _ in range(2)
+        laid_windows(photo, sources, 0.012, points, outward, color, np.random.default_rng(3)) for _ in range(2)
     )
     np.testing.assert_array_equal(first, second)
