@@ -176,6 +176,7 @@ def page(result: Mapping[str, Any], pictures: Mapping[tuple[str, str], Sequence[
     lines = summary.table(rows)
     for (protocol, group), block in summary.blocks(lines).items():
         parts.append(f"<h3>{html.escape(protocol)}{': ' + html.escape(group) if group else ''}</h3>{html_table(block)}")
+    parts.append(sink_table(summary.sink_effect(rows, result["run"]["seed"])))
     parts.append(
         "<p class='small'>Bold: best of its column; red: a baseline wins. (a/b): a face was found in a of b frames.</p>"
     )
@@ -223,6 +224,21 @@ def html_table(block: Sequence[summary.Line]) -> str:
     return f"<table><tr><th>system</th>{head}</tr>{''.join(lines)}</table>"
 
 
+def sink_table(changes: Sequence[summary.Change]) -> str:
+    """What the 3-D sink changes on views from all sides; "" without such views."""
+    lines = []
+    for change in changes:
+        if change.protocol != "novel view" or change.metric not in ("psnr_matte", "lpips", "iou"):
+            continue
+        metric = METRICS[change.metric]
+        values = [f"{value:.{metric.digits}f}" for value in (change.before, change.after)]
+        span = f"{change.low:+.{metric.digits}f} to {change.high:+.{metric.digits}f}"
+        cells = [change.group, change.system, metric.label, *values, span, change.verdict]
+        lines.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
+    head = "".join(f"<th>{name}</th>" for name in ("side", "stage", "metric", "2d sink", "3d sink", "95 %", "3d is"))
+    return f"<h3>Bias sinks, paired by view</h3><table><tr>{head}</tr>{''.join(lines)}</table>" if lines else ""
+
+
 def html_strip(strip: Strip) -> str:
     """Pictures in two rows: what is shown, and below each its error."""
     names = [name for name in strip.pictures if not name.startswith("error: ")]
@@ -239,9 +255,11 @@ def html_strip(strip: Strip) -> str:
 
 def stages(result: Mapping[str, Any]) -> str:
     """Time and memory."""
-    head = "<tr><th>stage</th><th>seconds</th><th>times</th><th>s each</th><th>peak MB</th></tr>"
+    names = ("stage", "seconds", "CPU seconds", "times", "s each", "peak MB")
+    head = f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
     lines = [
-        f"<tr><td>{html.escape(name)}</td><td>{stage['seconds']:.1f}</td><td>{stage['times']:.0f}</td>"
+        f"<tr><td>{html.escape(name)}</td><td>{stage['seconds']:.1f}</td><td>{stage['cpu_seconds']:.1f}</td>"
+        f"<td>{stage['times']:.0f}</td>"
         f"<td>{stage['seconds'] / max(stage['times'], 1):.3f}</td><td>{stage['peak_mb']:.0f}</td></tr>"
         for name, stage in result["stages"].items()
     ]

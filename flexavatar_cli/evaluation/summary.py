@@ -236,6 +236,16 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], seed: int = 0) 
     return changes
 
 
+def sink_effect(rows: Iterable[Mapping[str, Any]], seed: int = 0) -> list[Change]:
+    """What the 3-D sink changes against the 2-D sink, by stage ("encoded", "fitted"); [] if one of them did not run."""
+    sides: dict[str, list[dict[str, Any]]] = {"2d": [], "3d": []}
+    for row in rows:
+        stage, _, sink = row["system"].removesuffix(" sink").partition(", ")
+        if sink in sides:
+            sides[sink].append({**row, "system": stage})
+    return compare({"rows": sides["2d"]}, {"rows": sides["3d"]}, seed) if all(sides.values()) else []
+
+
 def interval(differences: np.ndarray, seed: int = 0) -> tuple[float, float]:  # [n]
     """Percentile bootstrap interval of the mean."""
     generator = np.random.default_rng(seed)

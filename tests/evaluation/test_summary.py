@@ -63,6 +63,14 @@ def test_compare_needs_something_in_common():
         summary.compare({"rows": rows([1.0])}, {"rows": rows([1.0], system="other")})
 
 
+def test_sinks_are_compared_view_by_view():
+    flat = rows([20.0, 22.0], system="encoded, 2d sink") + rows([21.0, 21.5], system="photo on rig")
+    deep = rows([20.5, 22.5], system="encoded, 3d sink")
+    (change,) = summary.sink_effect(flat + deep)
+    assert (change.system, change.before, change.after, change.verdict) == ("encoded", 21.0, 21.5, "better")
+    assert summary.sink_effect(flat) == []
+
+
 def test_csv_reads_back():
     lines = summary.table(rows([20.0, 30.0]))
     (line,) = csv.DictReader(io.StringIO(summary.as_csv(lines)))
