@@ -206,7 +206,8 @@ def tables(result: Mapping[str, Any]) -> str:
     texts.append("A baseline wins: " + (", ".join(lost) or "nowhere"))
     missing = [f"{METRICS[key].label} {text}" for key, text in result["networks"].items() if text.startswith("n/a")]
     stages = [
-        f"{name}: {stage['times']} x {stage['seconds'] / max(stage['times'], 1):.2f} s, peak {stage['peak_mb']:.0f} MB"
+        f"{name}: {stage['times']} x {stage['seconds'] / max(stage['times'], 1):.2f} s, "
+        f"{stage['cpu_seconds']:.0f} s of CPU in all, peak {stage['peak_mb']:.0f} MB"
         for name, stage in result["stages"].items()
     ]
     return "\n\n".join([*texts, "\n".join([*missing, *stages])]) + "\n"

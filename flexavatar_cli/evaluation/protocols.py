@@ -41,7 +41,7 @@ FLICKER_FLOOR = 0.25 / 255  # a driver that does not move at all
 
 
 class Clock:
-    """Wall time and peak memory of named stages."""
+    """Wall time, CPU time of all threads and peak memory of named stages."""
 
     def __init__(self) -> None:
         self.stages: dict[str, dict[str, float]] = {}
@@ -50,11 +50,12 @@ class Clock:
     def __call__(self, name: str) -> Iterator[None]:
         """Adds what happens inside to stage `name`."""
         fresh = reset_peak()
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         yield
-        spent, peak = time.perf_counter() - start, peak_megabytes()
-        stage = self.stages.setdefault(name, {"seconds": 0.0, "times": 0, "peak_mb": 0.0})
+        spent, spent_cpu, peak = time.perf_counter() - start, time.process_time() - start_cpu, peak_megabytes()
+        stage = self.stages.setdefault(name, {"seconds": 0.0, "cpu_seconds": 0.0, "times": 0, "peak_mb": 0.0})
         stage["seconds"] += spent
+        stage["cpu_seconds"] += spent_cpu
         stage["times"] += 1
         stage["peak_mb"] = max(stage["peak_mb"], peak) if fresh else peak
 
