@@ -49,8 +49,9 @@ SECTIONS = {
         "Clips",
         "Avatar from one frame of each clip; cross: each clip drives the next one's avatar. Self-reenactment of a "
         "short talking clip suits photos: the head hardly leaves its first place, so the still and the warped photo, "
-        "which need not invent a pixel, set a hard mark. Both are flat: they have no completeness row and no other side; "
-        "the still photo has no motion, so its AKD, AED, APD and flicker are those of a picture that does not follow.",
+        "which need not invent a pixel, set a hard mark. Both are flat: they have no completeness row and no other "
+        "side; the still photo has no motion, so its AKD, AED, APD and flicker are those of a picture that does not "
+        "follow.",
     ),
     "sides": (
         "All sides",
