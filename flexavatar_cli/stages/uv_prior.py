@@ -65,7 +65,7 @@ class UVPrior:
     above_collar: Tensor  # [N] 1 for skin where what stands off cannot be a collar
     interior: Tensor  # [N] bool: eyes, teeth and mouth, whose fill is grey
     mean_color: Tensor  # [N, 3] mean head, RGB
-    smooth_mean: Tensor  # [N, 3] the same without strands
+    smooth_hair: Tensor  # [N, 3] the mean head's hair without strands, continued over what hair may cover
     statics: Tensor  # [7, R, R] position / 0.1 m, normal, scalp weight
 
 
@@ -124,11 +124,11 @@ def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  
         above_collar=bare,
         interior=interior,
         mean_color=mean_color,
-        smooth_mean=mean_color,
+        smooth_hair=mean_color,
         statics=statics,
     )
-    smooth = low_frequencies(prior, mean_color[None], torch.ones(1, len(mean_color)), hair_kernel)[0]
-    return replace(prior, smooth_mean=torch.where(on_scalp[:, None] > 0, smooth, mean_color))
+    smooth = low_frequencies(prior, mean_color[None], on_scalp[None], hair_kernel)[0]
+    return replace(prior, smooth_hair=torch.where(interior[:, None], mean_color, smooth))
 
 
 def low_frequencies(prior: UVPrior, values: Tensor, weight: Tensor, kernel: Tensor) -> Tensor:
@@ -172,10 +172,10 @@ def base_color(
 
     What stands off the head above the shoulders is hair (or a hat) wherever it lies, and is filled from its like.
     """
-    strands = torch.where(prior.on_scalp > 0, (displacement / HAIR_HEIGHT[0]).clamp(BALD_GRAIN, 1), 1.0)[..., None]
-    mean = prior.smooth_mean + strands * (prior.mean_color - prior.smooth_mean) + RATIO_FLOOR
-    ratio = ((color + RATIO_FLOOR) / mean).clamp(0.05, 6.0)
     hairy = hairiness(prior, displacement)
+    own = torch.where(prior.on_scalp > 0, (displacement / HAIR_HEIGHT[0]).clamp(BALD_GRAIN, 1), 1 - hairy)[..., None]
+    mean = prior.smooth_hair + own * (prior.mean_color - prior.smooth_hair) + RATIO_FLOOR
+    ratio = ((color + RATIO_FLOOR) / mean).clamp(0.05, 6.0)
     low = low_frequencies(prior, ratio, seen * (1 - 0.9 * hairy * (1 - prior.on_scalp)), prior.kernel)
     hair_seen = seen * torch.maximum(hairy * prior.above_collar, prior.on_scalp)
     hair_seen = hair_seen * prevailing(ratio, hair_seen)

@@ -80,6 +80,20 @@ def test_unseen_hair_takes_the_colour_of_seen_hair(prior):
     assert full[0, hidden].mean() < 0.2
 
 
+def test_skin_does_not_show_through_hair(prior):
+    """The colours of unseen hair over ears and neck do not depend on what the mean head's skin looks like there."""
+    bare = (prior.on_scalp == 0) & ~prior.interior & (prior.above_shoulders == 1)
+    head = load_head()
+    reddened = torch.where(bare[:, None], prior.mean_color * torch.tensor([1.5, 0.5, 0.5]), prior.mean_color)
+    color = torch.full((1, len(bare), 3), 0.2)
+    lifted = 0.03 * (prior.above_shoulders == 1).float()[None]
+    seen = prior.on_scalp[None]
+    (plain, _), (red, _) = (
+        base_color(one, color, seen, lifted) for one in (prior, uv_prior(head, RESOLUTION, reddened))
+    )
+    torch.testing.assert_close(red[0, bare], plain[0, bare], atol=1e-4, rtol=0)
+
+
 def test_the_colour_that_prevails_outweighs_the_rest():
     values = torch.full((1, 100, 3), 0.2)
     values[0, :25] = 3.0
