@@ -22,6 +22,8 @@ from flexavatar_cli.media.samples import sample_portrait
 from flexavatar_cli.stages.trajectories import save_cameras, turn
 
 SIDE = 256
+# pyfvvdp's own, where that is installed; for SciPy 2
+pytestmark = pytest.mark.filterwarnings("ignore:Please import `mat_struct`:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
