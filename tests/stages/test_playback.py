@@ -65,7 +65,7 @@ def test_playback_is_the_network_to_the_stated_error(figure, built):
 
 def test_sampled_expressions_come_back(figure, built):
     code = torch.from_numpy(playback.sample_expressions(OPTIONS.samples, OPTIONS.seed)[::10])
-    theirs, ours = figure.attributes(code), built.attributes(code)
+    theirs, ours = figure.decoded(code), built.attributes(code)
     for name, unit in playback.UNITS.items():
         a, b = getattr(theirs, name), getattr(ours, name)
         a, b = (a.log(), b.log()) if name == "scale" else (a, b)
