@@ -35,6 +35,8 @@ HOLD = 0.02  # of one vertex that is seen frontally where no hair should be
 SLACK = 0.3  # tension of the membrane beside the scalp: hair rises steeply from the hairline, then keeps its thickness
 EAR_STEPS = 120  # half-steps of smoothing that iron an ear away
 EAR_BURIED = 0.02  # metres of hair that bury it
+NAPE = (-0.13, -0.11, -0.01, 0.01)  # metres of height between which hair behind the neck is told from its sides
+ALIKE_HEIGHT = 0.008  # metres: sigma of what counts as the same height
 STIFFNESS = 30.0  # of vertices that may not be lifted at all
 
 
@@ -147,7 +149,23 @@ def hull_displacement(
         matrix = sheet.energy + fixed + PULL * chosen.T @ chosen
         change = splu(matrix.tocsc()).solve(PULL * chosen.T @ (chosen @ change + wanted))
         change = np.clip(begin + change, floor, REACH) - begin
-    return moved()
+    return moved() if start is not None else around_the_neck(moved(), head)
+
+
+def around_the_neck(displacement: np.ndarray, head: HeadModel) -> np.ndarray:  # [V] metres -> [V] metres
+    """No less behind the neck, which a portrait does not show, than on both sides of it: hair hangs down all round."""
+    x, height, depth = head.template.numpy().astype(np.float64).T
+    beside = (np.abs(x) > 0.045) & (depth > -0.04) & (depth < 0.03) & (membrane(head).free > 0)
+    rear = np.nonzero((depth < -0.02) & (height > NAPE[0]) & (height < NAPE[-1]))[0]
+    thickness = []
+    for side in (beside & (x > 0), beside & (x < 0)):
+        likeness = np.exp(-0.5 * ((height[rear, None] - height[side]) / ALIKE_HEIGHT) ** 2)
+        thickness.append(likeness @ displacement[side] / likeness.sum(1))
+    share = np.interp(height[rear], NAPE, (0, 1, 1, 0)) * np.clip((-0.02 - depth[rear]) / 0.03, 0, 1)
+    wanting = np.maximum(np.minimum(*thickness) - displacement[rear], 0)
+    filled = displacement.copy()
+    filled[rear] += share * wanting
+    return filled
 
 
 def _cosine(camera: Camera, points: np.ndarray, directions: np.ndarray) -> np.ndarray:

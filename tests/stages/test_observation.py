@@ -11,7 +11,7 @@ from flexavatar_cli.core.camera import Camera, look_at
 from flexavatar_cli.heads import load_head
 from flexavatar_cli.heads.surface import surface, vertex_normals
 from flexavatar_cli.render.mesh import rasterize_mesh
-from flexavatar_cli.stages.hull import at_texels, at_vertices, hull_displacement, membrane
+from flexavatar_cli.stages.hull import around_the_neck, at_texels, at_vertices, hull_displacement, membrane
 from flexavatar_cli.stages.observation import head_crop, texel_visibility
 
 SIZE = 256
@@ -140,3 +140,14 @@ def test_hair_lies_over_the_ears(head):
     head.cache["membrane"] = sheet
     tips = sheet.ears > 0.012
     assert (round_them - over)[tips].mean() > 0.006
+
+
+def test_hair_on_both_sides_of_the_neck_hangs_behind_it_too(head):
+    x, y, z = head.template.numpy().T
+    beside = (np.abs(x) > 0.04) & (y < 0) & (y > -0.12)
+    nape = (z < -0.055) & (np.abs(x) < 0.02) & (y < -0.04) & (y > -0.09)
+    filled = around_the_neck(np.where(beside, 0.03, 0.0), head)
+    assert filled[nape].min() > 0.02
+    assert np.abs(filled[(z > 0) & ~beside]).max() == 0
+    left_alone = around_the_neck(np.where(beside & (x > 0), 0.03, 0.0), head)
+    assert left_alone[nape].max() < 1e-3
