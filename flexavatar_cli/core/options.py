@@ -29,7 +29,7 @@ class FitOptions:
     steps: int = 2000
     frames: int = 900  # a longer video is thinned evenly to this many frames
     hold_out: int = 0  # every n-th frame is kept from fitting and measured afterwards; 0 = none
-    learning_rate: float = 1.7e-2
+    learning_rate: float = 9e-3
     preset: str = "default"  # or "paper": the published recipe, for comparison
 
 

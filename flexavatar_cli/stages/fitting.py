@@ -34,6 +34,7 @@ from flexavatar_cli.stages.static_encoding import observe
 VISIBLE_SHARE = 0.09
 FRONTAL_SHARE = 0.2  # below it a texel is seen foreshortened: one pixel would be a streak from the side
 MOVING_SHARE = 0.03  # of the best texel of a token, below which the token stays
+LONGEST_GRADIENT = 5.0  # of a token, over that of the median one
 VISIBILITY_VIEWS = 24  # observations that decide what is seen
 CACHED_REFERENCES = 200  # initial decodes kept; 57 k texels are 3 MB each
 
@@ -42,9 +43,12 @@ ALPHA_WEIGHT = 1.0
 MATTE_FLOOR = 0.02  # alpha under which a pixel is background
 HIDDEN_WEIGHT = 10.0
 SMOOTH_WEIGHT = 0.5
+BUMP_WEIGHT = 5.0  # of differences of displacement between neighbours, against displacement itself
 GRAZING_WEIGHT = 1.5  # of colour differences between neighbours, where they are seen foreshortened
+CHROMA_WEIGHT = 0.5  # of differences between neighbours in hue alone, wherever they are
+FACE_WEIGHT = 1.0  # of changes of colour where the face is seen foreshortened: what hangs before it or is behind
 SHAPE_WEIGHT = 0.02
-FRONTAL_HOLD = 0.35  # share of the stiff pull on what faces the only camera
+FRONTAL_HOLD = 0.2  # share of the stiff pull on what faces the only camera
 LOOSE, STIFF = 0.02, 1.0  # pull of hair and cloth, and of the face, towards where the encoder put them
 GARISH_WEIGHT = 4.0  # colours outside 0..1
 
@@ -120,6 +124,7 @@ class SharedAdam:
         """One update of the code [1, L, D] along `gradient`."""
         self.count += 1
         first, second = self.betas
+        gradient = self._limited(gradient)
         self.mean.lerp_(gradient, 1 - first)
         seen = (gradient.abs().amax(-1, keepdim=True) > 0).float()  # gated tokens do not dilute the scale
         square = (gradient**2).sum((0, 1)) / seen.sum().clamp_min(1)
@@ -127,6 +132,14 @@ class SharedAdam:
         mean = self.mean / (1 - first**self.count)
         square = self.square / (1 - second**self.count)
         self.code.sub_(rate * mean / (square.sqrt() + self.epsilon))
+
+    def _limited(self, gradient: Tensor) -> Tensor:
+        """The gradient without outliers: where many texels share a pixel, one token would outrun all others."""
+        length = gradient.norm(dim=-1, keepdim=True)
+        if not (length > 0).any():
+            return gradient
+        limit = LONGEST_GRADIENT * length[length > 0].median()
+        return gradient * (limit / length.clamp_min(limit))
 
 
 class RiggedObjective(Objective):
@@ -151,6 +164,8 @@ class RiggedObjective(Objective):
         self.moving = self._token_gate(share)
         grid = instruments.head.texels(self.model.resolution)
         free = torch.from_numpy(liftable(instruments.head, grid)).float().to(self.device)
+        face = grid.part == instruments.head.part_names.index("face")
+        self.unsure = self.grazing * face.to(self.device)
         # one picture cannot tell how near a texel is that faces it: moved along the view, it would spoil the profile
         frontal = FRONTAL_HOLD * (1 - self.grazing) ** 2 / len(self.observations)
         self.stiffness = LOOSE + (STIFF - LOOSE) * torch.maximum(1 - free, frontal)
@@ -197,9 +212,13 @@ class RiggedObjective(Objective):
         kept = ((tint**2).sum(-1) + (lift**2).sum(-1) + (size**2).mean(-1) + veil**2) * self.hidden
         kept = kept.mean()
         neighbours = self._around(lift)
-        rough = ((lift - neighbours) ** 2).sum(-1).mean() + ((lift**2).sum(-1) * self.stiffness).mean()
+        rough = BUMP_WEIGHT * ((lift - neighbours) ** 2).sum(-1).mean() + ((lift**2).sum(-1) * self.stiffness).mean()
         patchy = tint - self._around(tint)
         blotches = ((patchy**2).sum(-1) * (0.05 + GRAZING_WEIGHT * self.grazing)).mean()
+        # where several texels share a pixel -- in the folds of an ear -- a green and a violet one make a brown
+        hue = patchy - patchy.mean(-1, keepdim=True)
+        blotches = blotches + CHROMA_WEIGHT * (hue**2).sum(-1).mean()
+        blotches = blotches + FACE_WEIGHT * ((tint**2).sum(-1) * self.unsure).mean()
         garish = ((attributes.color - 1).clamp_min(0) + (-attributes.color).clamp_min(0)).mean()
         shape = (size**2).mean() + 0.1 * (veil**2).mean()
         return HIDDEN_WEIGHT * kept + SMOOTH_WEIGHT * (rough + blotches) + GARISH_WEIGHT * garish + SHAPE_WEIGHT * shape

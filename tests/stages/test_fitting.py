@@ -11,7 +11,7 @@ from flexavatar_cli.core.track import Track
 from flexavatar_cli.render import render
 from flexavatar_cli.stages import animation
 from flexavatar_cli.stages.encoding import best_frame
-from flexavatar_cli.stages.fitting import RiggedObjective, SharedAdam, fitted_frames
+from flexavatar_cli.stages.fitting import LONGEST_GRADIENT, RiggedObjective, SharedAdam, fitted_frames
 from flexavatar_cli.stages.observation import Observation
 from flexavatar_cli.stages.optimisation import Optimisation
 
@@ -106,13 +106,22 @@ def test_a_checkpoint_of_another_fit_is_not_used(avatar, observation, instrument
 
 
 def test_shared_adam_steps_by_visibility():
-    """Two tokens pulled alike but one a hundred times weaker: it moves a hundred times less."""
-    code = torch.zeros(1, 2, 3, requires_grad=True)
-    optimiser = SharedAdam(code)
-    optimiser.step(torch.tensor([[[1.0, 2, 3], [0.01, 0.02, 0.03]]]), 0.1)
-    ratio = code.detach()[0, 0] / code.detach()[0, 1]
-    torch.testing.assert_close(ratio, torch.full((3,), 100.0))
-    torch.testing.assert_close(code.detach()[0, 0, 0], code.detach()[0, 0, 2])  # dimensions are balanced
+    """Of three tokens pulled alike one is so a hundred times less: it moves a hundred times less."""
+    code = torch.zeros(1, 3, 3, requires_grad=True)
+    pull = torch.tensor([1.0, 2, 3])
+    SharedAdam(code).step(torch.stack([pull, pull, pull / 100])[None], 0.1)
+    moved = code.detach()[0]
+    torch.testing.assert_close(moved[0] / moved[2], torch.full((3,), 100.0))
+    torch.testing.assert_close(moved[0, 0], moved[0, 2])  # dimensions are balanced
+
+
+def test_no_token_outruns_the_others():
+    """One token pulled a hundred times harder goes only a few times as far, in the same direction."""
+    code = torch.zeros(1, 4, 3, requires_grad=True)
+    pull = torch.tensor([1.0, 2, 3])
+    SharedAdam(code).step(torch.stack([pull, pull, pull, 100 * pull])[None], 0.1)
+    moved = code.detach()[0]
+    torch.testing.assert_close(moved[3] / moved[0], torch.full((3,), LONGEST_GRADIENT))
 
 
 def track_of(confidence: list[float], yaw: list[float]) -> Track:
