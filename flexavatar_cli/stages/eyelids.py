@@ -17,13 +17,13 @@ from flexavatar_cli.heads.texels import TexelGrid
 
 SIDES = {"left": "Left", "right": "Right"}
 LOWERING = ("eyeBlink", "eyeLookDown", "eyeLookUp", "eyeWide")  # shapes that move an upper lid by 2.6 mm and more
-CLOSING = (0.05, 0.45)  # of a full blink, between which the colour changes: later, stretched lashes show
-CONTACT = (0.5, 0.95)  # of a full blink, between which the lids meet and the lashes shade the lower one
+CLOSING = (0.06, 0.6)  # of a full blink, between which the colour changes: later, stretched lashes show
+CONTACT = (0.65, 1.0)  # of a full blink, between which the lids meet and the lashes shade the lower one
 
-# Metres that a point sinks in a full blink. The lids' lower edge sinks by 10 mm.
-UNROLLED = (0.0012, 0.0035)  # between these, skin of the orbit turns into lid
-LASHED = (0.001, 0.003)  # the same for the lashes, which reach into the corners
-STILL = (0.0005, 0.0015)  # between these, the lower lid's skin ends
+# Metres that a point sinks in a full blink. The lids' lower edge sinks by 7 mm.
+UNROLLED = (0.0009, 0.0026)  # between these, skin of the orbit turns into lid
+LASHED = (0.0007, 0.0022)  # the same for the lashes, which reach into the corners
+STILL = (0.0004, 0.0011)  # between these, the lower lid's skin ends
 
 REACH = 0.03  # metres from the eye's centre: skin around it up to brow, nose ridge and temple; never the other eye's
 APERTURE = (0.017, 0.0105)  # metres, half axes about the open eye and its lashes, which are no skin
@@ -37,7 +37,7 @@ TRUST = 0.02  # share of the skin under the eye where nothing around is alike
 SLIT = 0.0012  # metres to either side, along which the lowest point of a closed lid is its edge
 LASH_WIDTH = 0.0014  # metres on the lid
 LASH_TONE = (0.2, 0.4)  # darkest and lightest lashes, times the skin's colour; between them, what the photo shows
-FOLD = (0.003, 0.002, 0.16)  # shade where the lid goes under the brow: metres sunk at its centre, half width, depth
+FOLD = (0.0022, 0.0015, 0.16)  # shade where the lid goes under the brow: metres sunk at its centre, half width, depth
 ROUND = (0.004, 0.12)  # shade where the lid curves in above its edge: metres, depth
 SHADOW = (0.0022, 0.35)  # of the lashes on the lower lid: metres, depth
 SHADED = (0.85, 1.05, 1.15)  # exponents: shaded skin is redder (green by 1.0 to 1.5 of red's exponent in six photos)

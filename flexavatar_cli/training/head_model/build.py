@@ -15,7 +15,7 @@ from flexavatar_cli.training.head_model.atlas import BOXES, atlas_uv
 from flexavatar_cli.training.head_model.bust import with_bust
 from flexavatar_cli.training.head_model.closest import closest_points
 from flexavatar_cli.training.head_model.decimate import decimate
-from flexavatar_cli.training.head_model.expressions import lips_together, tongue_out, with_closing_lids
+from flexavatar_cli.training.head_model.expressions import lips_together, tongue_out
 from flexavatar_cli.training.head_model.eyes import eyes_behind_lids, set_back
 from flexavatar_cli.training.head_model.identities import (
     IdentityModel,
@@ -56,7 +56,7 @@ def build(data: Path, embedding: Path, output: Path) -> HeadModel:
     face, bary, _, used = points = landmarks(embedding, source, raw)
     registration = Registration(source, read_makehuman(data), (face, bary, used))
     identity, held_out = identities(source, registration, generator)
-    expression = with_closing_lids(source, source.expression)
+    expression = source.expression.copy()
     expression[INDEX["tongueOut"]] = tongue_out(registration)
     template = identity.mean + lips_together(source) + set_back(source)
     basis = eyes_behind_lids(source, expression, identity.basis)

@@ -1,31 +1,15 @@
-"""Corrections to the source's expression shapes: lids that close, and the tongue."""
+"""Corrections to the source's expression shapes: the lips at rest, and the tongue."""
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from flexavatar_cli.core.expression import INDEX
 from flexavatar_cli.training.head_model.ict import SourceHead
 from flexavatar_cli.training.head_model.register import Registration, seam_distance, vertices_of
 
-# The ICT blink leaves 14 mm^2 of eyeball in view, which its lashes hide. 0.22 closes the mean head's lids seen from all
-# of 30 degrees around, 0.36 those of 11 in 12 random heads.
-BLINK_GAIN = 0.36
-LID_INNER, LID_OUTER = 0.008, 0.022  # metres from the lids' edge: gain in full, none
 LIP_LINE = -0.0335  # metres, y between the closed lips of the mean head
 LIP_CLOSING = 0.0007  # metres that each lip moves: the source leaves 1 mm between them and shows teeth
 LIP_INNER, LIP_OUTER = 0.003, 0.010  # metres from the lips' inner edge: moved in full, not at all
 FLOOR_SHARE = 0.3  # of the tongue's way that the mouth's floor goes along
-
-
-def with_closing_lids(source: SourceHead, expression: np.ndarray) -> np.ndarray:
-    """Expression shapes [52, V, 3] in which both blinks close the lids over the eyeball."""
-    distance = seam_distance(source, ("eye_socket_left", "eye_socket_right"))
-    near = np.clip((LID_OUTER - distance) / (LID_OUTER - LID_INNER), 0, 1)
-    gain = 1 + BLINK_GAIN * near * near * (3 - 2 * near)
-    result = expression.copy()
-    for name in ("eyeBlinkLeft", "eyeBlinkRight"):
-        result[INDEX[name]] *= gain[:, None].astype(np.float32)
-    return result
 
 
 def tongue_out(registration: Registration) -> np.ndarray:
