@@ -88,7 +88,7 @@ def archive(figure: Puppet, basis: Playback) -> bytes:
         arrays |= lid_tables(f"lid.{side}", lid, basis)
     return save(
         {name: np.ascontiguousarray(array) for name, array in arrays.items()},
-        metadata={HEADER: json.dumps(header, sort_keys=True, allow_nan=False)},
+        metadata={HEADER: json.dumps(header, allow_nan=False)},
     )
 
 
