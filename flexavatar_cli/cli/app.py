@@ -16,8 +16,8 @@ from flexavatar_cli.core.errors import FlexAvatarError, InputError
 
 # Modules of flexavatar_cli.cli in the order of `--help`. Each has `register(app)`.
 COMMANDS = (
-    "create", "fit", "matte", "track", "encode", "decode", "render", "eval", "prepare", "train", "models", "info",
-    "doctor",
+    "create", "fit", "matte", "track", "encode", "decode", "render", "interpolate", "export", "eval", "prepare",
+    "train", "models", "info", "doctor",
 )  # fmt: skip
 
 COMMON = {

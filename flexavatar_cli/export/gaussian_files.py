@@ -1,4 +1,4 @@
-"""Gaussians at rest: `.npz` in our own terms, `.ply` in those of the 3DGS viewers."""
+"""Gaussians at rest: `.npz` in our own terms, `.ply` and `.splat` in those of the 3DGS viewers. All in head space."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from flexavatar_cli.core.gaussians import Gaussians
 
 SH_DC = 0.28209479177387814  # the constant spherical harmonic, 1 / (2 sqrt(pi))
 OPACITY_LIMIT = 1e-6  # logits stay finite
+SPLAT = np.dtype([("position", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("quat", "u1", 4)])
 
 
 def arrays(gaussians: Gaussians) -> dict[str, np.ndarray]:
@@ -20,14 +21,16 @@ def arrays(gaussians: Gaussians) -> dict[str, np.ndarray]:
 
 
 def save_gaussians(gaussians: Gaussians, path: Path) -> Path:
-    """Write `.npz` or `.ply` by the suffix, beside and renamed. Raises UsageError for another suffix."""
+    """Write `.npz`, `.ply` or `.splat` by the suffix, beside and renamed. Raises UsageError for another suffix."""
     path = Path(path)
-    if path.suffix not in (".npz", ".ply"):
-        raise UsageError(f"{path}: Gaussians are written as .npz or .ply")
+    if path.suffix not in (".npz", ".ply", ".splat"):
+        raise UsageError(f"{path}: Gaussians are written as .npz, .ply or .splat")
     values = arrays(gaussians)
     with replacing(path) as temporary:
         if path.suffix == ".ply":
             temporary.write_bytes(ply_bytes(values))
+        elif path.suffix == ".splat":
+            temporary.write_bytes(splat_bytes(values))
         else:
             with open(temporary, "wb") as stream:
                 np.savez(stream, **values)
@@ -48,3 +51,17 @@ def ply_bytes(values: dict[str, np.ndarray]) -> bytes:
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(opacity)}"]
     header += [f"property float {name}" for name in columns] + ["end_header", ""]
     return "\n".join(header).encode() + np.stack(list(columns.values()), 1).astype("<f4").tobytes()
+
+
+def splat_bytes(values: dict[str, np.ndarray]) -> bytes:
+    """The 32 bytes a Gaussian of antimatter15/splat, those that cover most first, as viewers show what has loaded.
+
+    Position and scales as float32, RGBA as bytes, the unit quaternion wxyz as bytes (128 = 0).
+    """
+    table = np.zeros(len(values["opacities"]), SPLAT)
+    table["position"], table["scale"] = values["positions"], values["scales"]
+    rgba = np.concatenate([values["colors"], values["opacities"][:, None]], 1)
+    table["rgba"] = np.round(255 * np.clip(rgba, 0, 1))
+    table["quat"] = np.clip(np.round(128 * values["quats"] + 128), 0, 255)
+    covered = values["scales"].prod(1) * values["opacities"]
+    return table[np.argsort(-covered, kind="stable")].tobytes()

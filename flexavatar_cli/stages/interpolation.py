@@ -4,12 +4,18 @@ Straight, because around a sphere looked worse: over two pairs of portraits sphe
 lumps on the hair and put colours into the face that neither person has, and one angle for the whole code deepened them.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from flexavatar_cli.core.avatar import Avatar
 from flexavatar_cli.core.errors import InputError, UsageError, WeightsError
+from flexavatar_cli.stages import motion, trajectories
+from flexavatar_cli.stages.animation import picture, puppet
+from flexavatar_cli.stages.instruments import Instruments
+
+TURN = np.radians(25.0)  # of the camera to either side during a morph
 
 
 def interpolated(first: Avatar, second: Avatar, share: float) -> Avatar:
@@ -56,3 +62,31 @@ def check_alike(first: Avatar, second: Avatar) -> None:
     shapes = [(avatar.avatar_code.shape, avatar.identity.shape, avatar.expression_names) for avatar in (first, second)]
     if shapes[0] != shapes[1]:
         raise InputError("the avatars differ in the size of their codes or in their expressions; create both again")
+
+
+def morph_frames(fps: float) -> int:
+    """How many frames a morph has: one period of the built-in motion."""
+    return round(motion.DEMO_SECONDS * fps)
+
+
+def morph(
+    first: Avatar,
+    second: Avatar,
+    instruments: Instruments,
+    fps: float,
+    size: int,  # pixels
+    background: tuple[float, float, float] | None = (1.0, 1.0, 1.0),  # RGB; None = transparent
+) -> Iterator[np.ndarray]:  # pictures [size, size, 3 or 4] float32
+    """From the first head to the second and back, with the built-in motion and a camera that sways; it loops.
+
+    Raises what `interpolated` raises, and WeightsError if the instruments are not those of the avatars.
+    """
+    phase = 2 * np.pi * np.arange(morph_frames(fps)) / morph_frames(fps)
+    shares = (1 - np.cos(phase)) / 2
+    cameras = trajectories.turn(TURN * np.sin(phase), size)
+    drive = motion.demo_motion(fps, size)
+    codes = motion.recoded(drive.expression_code, drive.expression_names, first.expression_names)
+    for number, share in enumerate(shares):
+        figure = puppet(interpolated(first, second, float(share)), instruments)
+        head = next(figure.gaussians(codes[number : number + 1]))
+        yield picture(head, cameras[number], background, instruments.backend)

@@ -6,7 +6,7 @@ import torch
 
 from flexavatar_cli.core.errors import UsageError
 from flexavatar_cli.core.gaussians import Gaussians
-from flexavatar_cli.export.gaussian_files import SH_DC, save_gaussians
+from flexavatar_cli.export.gaussian_files import SH_DC, SPLAT, save_gaussians
 
 
 @pytest.fixture
@@ -39,7 +39,19 @@ def test_ply_means_what_viewers_think(tmp_path, gaussians):
     assert 0.5 + SH_DC * table["f_dc_0"] == pytest.approx(gaussians.colors[:, 0].numpy(), abs=1e-6)
 
 
+def test_splat_holds_each_gaussian_in_32_bytes_largest_first(tmp_path, gaussians):
+    content = save_gaussians(gaussians, tmp_path / "head.splat").read_bytes()
+    assert len(content) == 32 * len(gaussians)
+    table = np.frombuffer(content, SPLAT)
+    order = torch.argsort(-gaussians.scales.prod(1) * gaussians.opacities).numpy()
+    assert table["position"] == pytest.approx(gaussians.positions.numpy()[order])
+    assert table["scale"] == pytest.approx(gaussians.scales.numpy()[order])
+    assert table["rgba"][:, 3] / 255 == pytest.approx(gaussians.opacities.numpy()[order], abs=0.5 / 255 + 1e-6)
+    quats = torch.nn.functional.normalize(gaussians.quats, dim=1).numpy()[order]
+    assert (table["quat"].astype(float) - 128) / 128 == pytest.approx(quats, abs=1 / 128)
+
+
 def test_other_suffixes_are_refused(tmp_path, gaussians):
-    with pytest.raises(UsageError, match="splat"):
-        save_gaussians(gaussians, tmp_path / "head.splat")
+    with pytest.raises(UsageError, match="spz"):
+        save_gaussians(gaussians, tmp_path / "head.spz")
     assert not list(tmp_path.iterdir())

@@ -5,7 +5,7 @@ import pytest
 
 from flexavatar_cli.core.avatar import Avatar
 from flexavatar_cli.core.errors import InputError, UsageError, WeightsError
-from flexavatar_cli.stages.interpolation import interpolated
+from flexavatar_cli.stages.interpolation import interpolated, morph, morph_frames
 
 
 def somebody(seed: int) -> Avatar:
@@ -65,3 +65,13 @@ def test_avatars_that_cannot_be_mixed_are_refused(change, error, word):
 def test_the_share_lies_between_the_two(share):
     with pytest.raises(UsageError, match="outside"):
         interpolated(somebody(1), somebody(2), share)
+
+
+def test_a_morph_goes_there_and_back_and_moves(tiny_instruments, grey_avatar):
+    wide = replace(grey_avatar, identity=grey_avatar.identity + np.float32(0.5))
+    pictures = list(morph(grey_avatar, wide, tiny_instruments, 1.0, 48))
+    still = list(morph(grey_avatar, grey_avatar, tiny_instruments, 1.0, 48))
+    assert len(pictures) == morph_frames(1.0) == 6
+    np.testing.assert_array_equal(pictures[0], still[0])
+    assert np.abs(pictures[3] - still[3]).mean() > 1e-3
+    assert np.abs(still[1] - still[0]).mean() > 1e-3
