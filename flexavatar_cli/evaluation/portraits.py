@@ -1,12 +1,11 @@
 """Photos of different people: each avatar against its own photo and the others', and the heads between two of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
 
-from flexavatar_cli.core.avatar import Avatar
 from flexavatar_cli.evaluation.baselines import Body, Ours
 from flexavatar_cli.evaluation.metrics import cosine
 from flexavatar_cli.evaluation.networks import Judges
@@ -19,6 +18,7 @@ from flexavatar_cli.evaluation.views import seen_from
 from flexavatar_cli.media.images import to_uint8
 from flexavatar_cli.stages.animation import puppet
 from flexavatar_cli.stages.instruments import Instruments
+from flexavatar_cli.stages.interpolation import interpolated
 from flexavatar_cli.stages.shots import Shot
 from flexavatar_cli.stages.trajectories import turn
 
@@ -134,23 +134,7 @@ def chosen_pairs(people: Sequence[Person]) -> list[tuple[Person, Person]]:
     return [pairs[at] for at in spread(len(pairs), PAIRS)]
 
 
-def between(one: Avatar, other: Avatar, share: float) -> Avatar:
-    """The avatar whose code and identity lie `share` of the way from one to the other. Both of the same weights."""
-    other.require(one.model_digest, one.head_digest)
-
-    def mixed(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return ((1 - share) * a + share * b).astype(np.float32)
-
-    return replace(
-        one,
-        avatar_code=mixed(one.avatar_code, other.avatar_code),
-        identity=mixed(one.identity, other.identity),
-        extras={},
-        thumbnail=b"",
-    )
-
-
-def interpolated(
+def heads_between(
     bench: Bench, first: Person, second: Person, instruments: Instruments, on_step: OnStep | None = None
 ) -> tuple[list[Row], list[Strip]]:
     """The heads between two people: a row per share, and a strip each from the front and from SIDEWAYS.
@@ -165,7 +149,7 @@ def interpolated(
     rows: list[Row] = []
     for number, share in enumerate(SHARES):
         with bench.clock("render"):
-            figure = puppet(between(first.last.avatar, second.last.avatar, share), instruments)
+            figure = puppet(interpolated(first.last.avatar, second.last.avatar, share), instruments)
             shown = list(seen_from(figure, figure.neutral, cameras))
         row: Row = {"protocol": BETWEEN, "scene": name, "group": "", "frame": round(100 * share)}
         row |= {"system": f"{share:.2f}", "holes": float(np.mean([holes(alpha) for _, alpha in shown]))}

@@ -113,7 +113,7 @@ def run_portraits(job: Job, bench: Bench, findings: Findings, photos: Sequence[P
     findings.rows += [row | others.get((row["scene"], row["system"]), {}) for row in rows]
     for first, second in portraits.chosen_pairs(people):
         with job.progress(f"{first.name} to {second.name}"[:40]) as on_step:
-            measured, strips = portraits.interpolated(bench, first, second, job.instruments, on_step)
+            measured, strips = portraits.heads_between(bench, first, second, job.instruments, on_step)
         findings.rows += measured
         findings.strips[portraits.BETWEEN, measured[0]["scene"]] = strips
 

@@ -1,6 +1,5 @@
 """The protocol of photos: who is told apart, what hidden views keep, and the heads between two people."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from flexavatar_cli.cli.app import run
-from flexavatar_cli.core.errors import InputError, WeightsError
+from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.evaluation import portraits, scenes, summary
 from flexavatar_cli.evaluation.sheet import HIDDEN
 from flexavatar_cli.media.samples import sample_portrait
@@ -44,16 +43,6 @@ def test_pairs_are_all_or_spread():
     assert [(a, b) for a, b in portraits.chosen_pairs("abc")] == [("a", "b"), ("a", "c"), ("b", "c")]
     assert len(portraits.chosen_pairs("abcdefgh")) == portraits.PAIRS
     assert portraits.chosen_pairs("a") == []
-
-
-def test_between_lies_on_the_line(grey_avatar):
-    other = replace(grey_avatar, avatar_code=grey_avatar.avatar_code + 2, identity=grey_avatar.identity - 4)
-    quarter = portraits.between(grey_avatar, other, 0.25)
-    assert quarter.avatar_code == pytest.approx(grey_avatar.avatar_code + 0.5)
-    assert quarter.identity == pytest.approx(grey_avatar.identity - 1)
-    assert (portraits.between(grey_avatar, other, 1.0).avatar_code == other.avatar_code).all()
-    with pytest.raises(WeightsError):
-        portraits.between(grey_avatar, replace(other, model_digest="0" * 64), 0.5)
 
 
 def test_photos_are_found(tmp_path):
