@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,6 +25,20 @@ from flexavatar_cli.render.cpu_projection import RECORD, SPLAT, TILE, Arrays, Le
 _one_at_a_time = threading.Lock()
 
 _KEEP_BYTES = 64 << 20  # larger arrays go back to the system
+
+
+def _start_threads() -> None:
+    """Start Numba's threads, as many as torch has.
+
+    Both live on one OpenMP runtime, and Numba's first kernel would raise torch's number from what the user asked for
+    to that of the cores: sums would come out differently before the first picture and after it.
+    """
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    torch.set_num_threads(threads)
+
+
+_start_threads()
 
 
 class _Workspace:

@@ -1,5 +1,9 @@
 """The CPU rasteriser against the float64 reference, its gradients, and bits that do not depend on threads."""
 
+import os
+import subprocess
+import sys
+
 import numba
 import numpy as np
 import pytest
@@ -118,6 +122,23 @@ def test_the_same_bits_whatever_the_threads(make_scene, make_camera):
         results.append([rgb, alpha, *(getattr(scene, name).grad for name in FIELDS)])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_rendering_leaves_the_number_of_threads_alone():
+    """In a process of its own: Numba starts its threads once, on the OpenMP runtime that torch computes with."""
+    program = """
+import torch
+from flexavatar_cli.core.camera import Camera, look_at
+from flexavatar_cli.core.gaussians import Gaussians
+from flexavatar_cli.render import render
+one = torch.ones
+head = Gaussians(torch.zeros(2, 3), one(2, 4), 0.01 * one(2, 3), one(2), one(2, 3))
+render(head, Camera(look_at([0, 0, 0.6], [0, 0, 0]), [[40, 0, 8], [0, 40, 8], [0, 0, 1]], 16, 16))
+print(torch.get_num_threads())
+"""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1"]
 
 
 @pytest.mark.parametrize("name", FIELDS)
