@@ -4,6 +4,7 @@ What is kept between the passes, and in which order the kernels run: `cpu_projec
 and back.
 """
 
+import functools
 import math
 import threading
 from collections.abc import Callable
@@ -27,6 +28,7 @@ _one_at_a_time = threading.Lock()
 _KEEP_BYTES = 64 << 20  # larger arrays go back to the system
 
 
+@functools.cache
 def _start_threads() -> None:
     """Start Numba's threads, as many as torch has.
 
@@ -36,9 +38,6 @@ def _start_threads() -> None:
     threads = torch.get_num_threads()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     torch.set_num_threads(threads)
-
-
-_start_threads()
 
 
 class _Workspace:
@@ -112,6 +111,7 @@ class _Rasterise(torch.autograd.Function):
         alpha = torch.empty(rgb.shape[:3])
         empty = _fresh if any(context.needs_input_grad) else _workspace.empty
         with _one_at_a_time:
+            _start_threads()
             views = [
                 _forward(parameters, camera, i, background[i].numpy(), rgb[i].numpy(), alpha[i].numpy(), empty)
                 for i in range(len(camera))

@@ -131,7 +131,9 @@ class Trainer:
         seed = self.config.seed + 1000 * number + self.step
         stream = Stream(self.pack, phase.side, phase.batch, seed, exact=phase.crop > 0)
         clock = saved = time.monotonic()
-        for image, truth in DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4):
+        # spawned: a fork of a process whose OpenMP threads have started waits for ever for threads it does not have
+        loader = DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4, multiprocessing_context="spawn")
+        for image, truth in loader:
             done = (self.seconds - begin) / (end - begin)
             rate = (
                 phase.rate
