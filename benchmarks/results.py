@@ -60,8 +60,10 @@ SECTIONS = {
     ),
     "photos": (
         "Photos of different people",
-        "Avatar from each photo, compared with that photo. hid 90, 135, 180: views before against after fitting, inside "
-        "the heads alone, yaw to the worse side (`docs/measurements.md` counts whole renders, as `create --sheet` does). own > wrong: share of the other people's photos that the face network finds less like the "
+        "Avatar from each photo, compared with that photo. hid 90, 135, 180: views before against after fitting, "
+        "inside the heads alone, yaw to the worse side (`docs/measurements.md` counts whole renders, as "
+        "`create --sheet` does). own > wrong: share of the other people's photos that the face network finds less "
+        "like the "
         "avatar than its own. Interpolation: code and identity between the fitted avatars of two people, CSIM of the "
         "front render with the photo of each.",
     ),
