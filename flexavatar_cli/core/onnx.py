@@ -18,14 +18,19 @@ def broken() -> tuple[type[Exception], ...]:
     return tuple(getattr(states, name) for name in BROKEN.split())
 
 
-def open_session(path: Path) -> "InferenceSession":
-    """The network in the file `path`. Raises WeightsError."""
+def start(network: str | bytes, threads: int = 0) -> "InferenceSession":
+    """The network at a path or in memory; 0 threads = as many as there are cores. Raises one of `broken()`."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 4
+    settings.intra_op_num_threads, settings.log_severity_level = threads, 4
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(network, settings, providers=["CPUExecutionProvider"])
+
+
+def open_session(path: Path) -> "InferenceSession":
+    """The network in the file `path`. Raises WeightsError."""
     try:
-        return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        return start(str(path))
     except broken() as error:
         raise WeightsError(f"{path}: not an ONNX net that can be loaded") from error

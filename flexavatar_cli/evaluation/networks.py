@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from flexavatar_cli.core.errors import InputError
+from flexavatar_cli.core.onnx import broken, start
 from flexavatar_cli.evaluation.metrics import FACE_TEMPLATE, similarity_transform
 from flexavatar_cli.stages.tracking.landmarks import FaceMesh, View, view_of
 
@@ -81,19 +82,11 @@ class Network:
 
     def __init__(self, path: Path, threads: int, inputs: Mapping[str, int], what: str) -> None:
         """`inputs`: how many axes each must have."""
-        import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as states
-
-        broken = tuple(getattr(states, name) for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf"))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 4
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            content = Path(path).read_bytes()
-            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self.session = start(Path(path).read_bytes(), threads)
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        except broken as error:
+        except broken() as error:
             raise InputError(f"{path}: not an ONNX file that can be run") from error
         found = {node.name: len(node.shape) for node in self.session.get_inputs()}
         if list(found.values()) != list(inputs.values()):
