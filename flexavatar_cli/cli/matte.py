@@ -30,7 +30,7 @@ def matte(
     background: Background = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Find the person: an 8-bit alpha PNG of the photo's size, or a folder of them (or .mp4, .webm) for a video.
+    """Find the person: an 8-bit alpha PNG of the photo's size, or a folder of them (or .mp4, .webm, .mov) for a video.
 
     With --background, the person before it instead. A folder of photos that differ in size becomes as many results.
     """

@@ -24,6 +24,7 @@ STANDARD_RATES = [Fraction(n, 1001) for n in (24000, 30000, 60000, 120000)]
 STANDARD_RATES += [Fraction(n) for n in (10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120)]
 SQUARE_PIXELS = "scale=trunc(iw*sar+0.5):ih,setsar=1"
 EXACT_COLOURS = "accurate_rnd+full_chroma_int+full_chroma_inp+bitexact+bicubic"
+FILMS = (".mp4", ".webm", ".mov")  # x264, VP9, ProRes 4444; the last two hold transparency
 LAYOUTS = {1: "gray", 3: "rgb24", 4: "rgba"}  # ffmpeg's names by channels
 DISCARDED, CORRUPT = 4, 2  # ffmpeg's packet flags
 
@@ -195,7 +196,7 @@ def write_video(
     on_step: Callable[[int, int], None] | None = None,
     total: int = 0,
 ) -> Path:
-    """The path written: `.mp4`, `.webm`, one `.png`, or a folder of numbered PNGs, as the name and the count ask.
+    """The path written: one of FILMS, one `.png`, or a folder of numbered PNGs, as the name and the count ask.
 
     Many frames under a `.png` name become a folder without the suffix. The file appears when it is complete.
     Raises UsageError for names and transparency that do not go together, InputError if nothing can be written.
@@ -212,11 +213,11 @@ def write_video(
         if second is None:
             return write_png(Path(path), first)
         return write_folder(Path(path).with_suffix(""), itertools.chain([first, second], stream))
-    if suffix not in (".mp4", ".webm"):
-        raise UsageError(f"{path}: write .mp4, .webm, .png or a folder")
+    if suffix not in FILMS:
+        raise UsageError(f"{path}: write .mp4, .webm, .mov, .png or a folder")
     channels = first.shape[2] if first.ndim == 3 else 1
     if suffix == ".mp4" and channels == 4:
-        raise UsageError(f"{path}: mp4 holds no transparency; write .webm, .png or a folder")
+        raise UsageError(f"{path}: mp4 holds no transparency; write .webm, .mov, .png or a folder")
     return encode(Path(path), itertools.chain([first], stream), fps, (*first.shape[:2], channels))
 
 
@@ -247,6 +248,9 @@ def encoder_arguments(suffix: str, shape: tuple[int, ...]) -> list[str]:
     if suffix == ".webm":
         layout = "yuva420p" if channels == 4 else "yuv420p"
         codec = "-c:v libvpx-vp9 -crf 18 -b:v 0 -deadline good -cpu-used 4 -row-mt 0 -auto-alt-ref 0"
+    elif suffix == ".mov":  # 10 bits of colour, alpha exact
+        layout = "yuva444p10le" if channels == 4 else "yuv444p10le"
+        codec = "-c:v prores_ks -profile:v 4444 -vendor apl0 -alpha_bits 16"
     else:
         layout = "yuv420p" if width % 2 == height % 2 == 0 else "yuv444p"  # only 4:4:4 can have odd sizes
         codec = "-c:v libx264 -preset fast -crf 14 -movflags +faststart"

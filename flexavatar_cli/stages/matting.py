@@ -17,7 +17,7 @@ from flexavatar_cli.core.paths import models_dir
 from flexavatar_cli.core.quiet import native_silence
 from flexavatar_cli.media.frames import Frames
 from flexavatar_cli.media.images import composite, read_matte, resize, to_uint8
-from flexavatar_cli.media.video import write_video
+from flexavatar_cli.media.video import FILMS, write_video
 
 MODNET_SIDE = 512  # the shorter side that MODNet was trained at
 MODNET_STEP = 32  # both sides are multiples of it
@@ -120,7 +120,7 @@ def write_mattes(
     alphas: Iterable[np.ndarray],  # one [H, W] per frame
     target: Path,
 ) -> Path:
-    """Write mattes at the source's own size: a PNG, a folder of them, or `.mp4` and `.webm` in grey."""
+    """Write mattes at the source's own size: a PNG, a folder of them, or a film in grey."""
     return write_frames(frames, (resize(alpha, frames.source_size) for alpha in alphas), target)
 
 
@@ -130,7 +130,7 @@ def write_cut_outs(
     target: Path,
     background: tuple[float, float, float] | None,  # None = transparent
 ) -> Path:
-    """Write the person before a background, in their own colours; `.webm` and PNG hold transparency."""
+    """Write the person before a background, in their own colours; `.webm`, `.mov` and PNG hold transparency."""
     pictures = (
         np.dstack([front, alpha]) if background is None else composite(front, alpha, background)
         for front, alpha in ((foreground(rgb, alpha), alpha) for rgb, alpha in zip(frames, alphas, strict=True))
@@ -140,7 +140,7 @@ def write_cut_outs(
 
 def write_frames(frames: Frames, pictures: Iterable[np.ndarray], target: Path) -> Path:
     """Write one picture per frame: a photo's as it is named, others into a film or a folder of PNGs."""
-    single = frames.kind == "photo" or target.suffix.lower() in (".mp4", ".webm")
+    single = frames.kind == "photo" or target.suffix.lower() in FILMS
     return write_video(target if single else f"{target}/", pictures, frames.fps)
 
 

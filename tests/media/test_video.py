@@ -33,7 +33,7 @@ def ffmpeg(*arguments: str) -> None:
     subprocess.run([video.ffmpeg(), "-v", "error", "-y", *arguments], check=True)
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".mov"])
 @pytest.mark.parametrize("size", [(48, 64), (47, 33)])
 @pytest.mark.parametrize("fps", [25.0, 24000 / 1001])
 def test_round_trip_keeps_size_rate_and_count(tmp_path, suffix, size, fps):
@@ -47,7 +47,7 @@ def test_round_trip_keeps_size_rate_and_count(tmp_path, suffix, size, fps):
     assert np.abs(back[3] - frames[3]).max() < 0.06
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".png"])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".mov", ".png"])
 def test_same_frames_give_same_bytes(tmp_path, suffix):
     first = write_video(tmp_path / f"a{suffix}", film(1 if suffix == ".png" else 5), 25).read_bytes()
     assert write_video(tmp_path / f"b{suffix}", film(1 if suffix == ".png" else 5), 25).read_bytes() == first
@@ -69,17 +69,23 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
     assert (tmp_path / "holiday.txt").read_text() == "keep me"
 
 
-def test_webm_carries_transparency_and_mp4_refuses_it(tmp_path):
+@pytest.mark.parametrize(("suffix", "decoder"), [(".webm", ["-c:v", "libvpx-vp9"]), (".mov", [])])
+def test_webm_and_prores_carry_transparency(tmp_path, suffix, decoder):
     frames = film(2, channels=4)
     for frame in frames:
         frame[:24, :, 3] = 0
-    path = write_video(tmp_path / "a.webm", frames, 25)
-    ffmpeg("-c:v", "libvpx-vp9", "-i", str(path), "-frames:v", "1", "-pix_fmt", "rgba", str(tmp_path / "a.png"))
-    alpha = read_photo(tmp_path / "a.png").alpha
-    assert alpha[:20].max() < 0.1
-    assert alpha[28:].min() > 0.9
+        frame[24:, :, 3] = np.linspace(0.1, 1, 64)
+    path = write_video(tmp_path / f"a{suffix}", frames, 25)
+    ffmpeg(*decoder, "-i", str(path), "-frames:v", "1", "-pix_fmt", "rgba", str(tmp_path / "a.png"))
+    photo = read_photo(tmp_path / "a.png")
+    np.testing.assert_allclose(photo.alpha[30:], frames[0][30:, :, 3], atol=0.06 if suffix == ".webm" else 0.01)
+    np.testing.assert_allclose(photo.rgb[30:], frames[0][30:, :, :3], atol=0.06)
+    assert photo.alpha[:20].max() < 0.1
+
+
+def test_mp4_refuses_transparency(tmp_path):
     with pytest.raises(UsageError, match="transparency"):
-        write_video(tmp_path / "a.mp4", frames, 25)
+        write_video(tmp_path / "a.mp4", film(2, channels=4), 25)
 
 
 def test_nothing_is_left_of_a_film_that_failed(tmp_path):
