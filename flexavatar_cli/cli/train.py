@@ -66,8 +66,9 @@ def train(
     elif not evaluate_only:
         trainer.run()
     trainer.save()
+    model = trainer.averaged()
     if first:
-        metrics = evaluate(trainer, trainer.averaged())
+        metrics = evaluate(trainer, model)
         (output / "facts.json").write_text(describe(trainer, metrics))
         report({"run": output, "steps": trainer.position.step, **metrics})
 

@@ -47,6 +47,7 @@ class TrainConfig:
     weight_decay: float = 0.03
     warmup: int = 60  # steps at the start of each phase
     accumulate: int = 1  # parts that a batch is cut into, where it does not fit into memory
+    strategy: Literal["ddp", "fsdp"] = "ddp"  # of several processes: a whole network in each, or a piece
     bfloat16: bool = False  # the network's arithmetic; posing, pictures and losses stay float32
     checkpoint_minutes: float = 3.0
     preview_steps: int = 0  # a picture sheet every so many steps; 0 = none

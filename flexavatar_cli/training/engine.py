@@ -8,11 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from flexavatar_cli.core.attributes import TexelAttributes
@@ -27,6 +27,7 @@ from flexavatar_cli.stages.uv_prior import uv_features
 from flexavatar_cli.training.batches import Batch
 from flexavatar_cli.training.bench import Bench, make_bench, template_of
 from flexavatar_cli.training.config import Phase, TrainConfig
+from flexavatar_cli.training.distribution import load_optimiser, load_weights, make_strategy, split_like, whole
 from flexavatar_cli.training.feed import Feed
 from flexavatar_cli.training.objectives import picture_terms, uv_terms
 from flexavatar_cli.training.perception import PerceptualDistance
@@ -55,18 +56,16 @@ class Position:
     phase_seconds: float = 0.0
 
 
-def make_fabric(bfloat16: bool = False, device: str = "auto") -> Fabric:
+def make_fabric(bfloat16: bool = False, device: str = "auto", strategy: str = "ddp") -> Fabric:
     """Fabric for this process: alone, or one of those that torchrun started."""
     world, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     chosen = pick_device(device)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces its settings
-    # the decoder's uv_condition has no gradients, as it is not used
-    strategy = DDPStrategy(find_unused_parameters=True) if world > 1 else "auto"
     fabric = Fabric(
         accelerator=chosen.type,
         devices=local if chosen.index is None else [chosen.index],
         num_nodes=world // local,
-        strategy=strategy,
+        strategy=make_strategy(strategy, world),
         precision="bf16-mixed" if bfloat16 else "32-true",
     )
     fabric.launch()
@@ -99,7 +98,7 @@ class Trainer:
     ) -> None:
         """Raises InputError for a folder that was not prepared, UsageError for batches that cannot be shared out."""
         self.config, self.output = config, output
-        self.fabric = make_fabric(config.bfloat16, device)
+        self.fabric = make_fabric(config.bfloat16, device, config.strategy)
         parts = self.fabric.world_size * config.accumulate
         if wrong := [phase.batch for phase in config.phases if phase.batch % parts]:
             raise UsageError(f"a batch of {wrong[0]} cannot be shared by {parts} processes or parts")
@@ -110,9 +109,10 @@ class Trainer:
         self.network = AvatarModel(card.network, template, torch.Generator().manual_seed(config.seed), card)
         if config.initial:
             self._start_from(Path(config.initial))
-        optimiser = torch.optim.AdamW(self._groups(), lr=1e-3, betas=(0.9, 0.98))
         self.decoded = Decoded(self.network)
-        self.model, self.optimiser = self.fabric.setup(self.decoded, optimiser)
+        self.model = self.fabric.setup_module(self.decoded)  # before the optimiser, which may get but pieces to work on
+        optimiser = torch.optim.AdamW(self._groups(), lr=1e-3, betas=(0.9, 0.98))
+        self.optimiser: Any = self.fabric.setup_optimizers(optimiser)
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         self.position = Position()
         output.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ class Trainer:
                 on_step(here.step, terms | {"rate": rate, "seconds": here.seconds})
             if self.config.preview_steps and here.step % self.config.preview_steps == 0:
                 self._preview(bench, phase, batches[0])
-            if time.monotonic() - last_save > self.config.checkpoint_minutes * 60:
+            if self.fabric.broadcast(time.monotonic() - last_save > self.config.checkpoint_minutes * 60):
                 self.save()
                 last_save = time.monotonic()
 
@@ -239,14 +239,17 @@ class Trainer:
             self.average[name].lerp_(value, 1 - decay)
 
     def averaged(self) -> AvatarModel:
-        """The model with the running average of its weights, at full resolution, in eval mode, on the CPU."""
+        """The model with the running average of its weights, at full resolution, in eval mode, on the CPU.
+
+        All processes must ask for it: each may hold but a piece.
+        """
         here = self.position
         notes = {"status": "trained", "stage": self._stage(), "steps": here.step}
         notes["hours"] = round(here.seconds / 3600, 2)
         card = replace(self.network.card, head_digest=self.head.digest, notes=notes)
         template = template_of(self.head, card.network, RESOLUTION)
         model = AvatarModel(self.network.config, template, card=card, fill_weights=False)
-        model.load_state_dict(self.average)
+        model.load_state_dict(whole(self.average))
         return model.eval()
 
     def _stage(self) -> int:
@@ -255,22 +258,23 @@ class Trainer:
 
     def save(self) -> None:
         """Checkpoint and averaged weights, each replaced atomically, by the first process."""
+        state = {"model": self.network.state_dict(), "average": self.average} | asdict(self.position)
+        state = whole(state | {"optimiser": self.optimiser.state_dict()})
+        averaged = self.averaged()
         if self.fabric.is_global_zero:
-            state = {"model": self.network.state_dict(), "average": self.average} | asdict(self.position)
-            state["optimiser"] = self.optimiser.state_dict()
             with replacing(self.output / CHECKPOINT) as temporary:
                 torch.save(state, temporary)
-            self.averaged().save(self.output / "model")
+            averaged.save(self.output / "model")
             mean = self.head.texels(RESOLUTION).scatter(torch.from_numpy(self.pack.materials.mean_color))
             write_png(self.output / "model" / MEAN_COLOR, mean.numpy())
         self.fabric.barrier()
 
     def _resume(self, path: Path) -> None:
-        state = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         try:
-            self.network.load_state_dict(state.pop("model"))
-            self.average = state.pop("average")
-            self.optimiser.load_state_dict(state.pop("optimiser"))
+            load_weights(self.network, state.pop("model"))
+            self.average = {name: split_like(value, self.average[name]) for name, value in state.pop("average").items()}
+            load_optimiser(self.optimiser, state.pop("optimiser"))
             self.position = Position(**state)
         except (RuntimeError, KeyError, TypeError) as error:
             raise InputError(f"{path}: not a checkpoint of this network ({str(error).splitlines()[0]})") from error
@@ -283,10 +287,10 @@ class Trainer:
         return fed_sheet(self.bench(phase.resolution), feed.batch(self.position.step, range(SHOWN)))
 
     def _preview(self, bench: Bench, phase: Phase, batch: Batch) -> None:
-        if self.fabric.is_global_zero:
-            there = batch.to(self.fabric.device)
-            with torch.no_grad():
-                with self.fabric.autocast():  # not through DDP, which would wait for the other processes
-                    attributes = self.attributes(self.decoded, bench, there)
+        there = batch.to(self.fabric.device)
+        with torch.no_grad():
+            with self.fabric.autocast():  # by all processes, each of which may hold but a piece
+                attributes = self.attributes(self.decoded, bench, there)
+            if self.fabric.is_global_zero:
                 picture = preview_sheet(bench, there, attributes.map(torch.Tensor.float))
-            write_png(self.output / "previews" / f"step-{self.position.step:06d}.png", picture)
+                write_png(self.output / "previews" / f"step-{self.position.step:06d}.png", picture)

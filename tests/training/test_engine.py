@@ -1,8 +1,6 @@
 """The training loop: it learns, stops, goes on to the same curve, and shares its work among processes."""
 
 import json
-import subprocess
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +17,6 @@ from flexavatar_cli.training.config import Phase, TrainConfig
 from flexavatar_cli.training.engine import Trainer
 from flexavatar_cli.training.measure import evaluate
 from flexavatar_cli.training.synthetic.pack import RESOLUTION
-
-TWO_PROCESSES = Path(__file__).with_name("two_processes.py")
 
 
 def settings(steps: int = 2, **changes) -> TrainConfig:
@@ -69,29 +65,6 @@ def test_a_killed_run_continues_with_the_identical_curve(pack_folder, card, tmp_
     assert second[0][0] == 3
     assert first + second[1:] == whole
     assert second[0] == first[-1]
-
-
-def test_parts_of_a_batch_add_up_to_the_whole(pack_folder, card, tmp_path):
-    whole, parts = (gradients(card, pack_folder, tmp_path / str(count), count) for count in (1, 2))
-    for name, value in whole.items():
-        torch.testing.assert_close(parts[name], value, atol=1e-6, rtol=1e-4)
-
-
-def test_two_processes_have_the_gradients_of_one(pack_folder, card, tmp_path):
-    (tmp_path / "model.yaml").write_text(card_text(card))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(TWO_PROCESSES)]
-    subprocess.run([*command, str(tmp_path), str(pack_folder)], check=True, capture_output=True, timeout=300)
-    shared = torch.load(tmp_path / "gradients.pt", weights_only=True)
-    for name, value in gradients(card, pack_folder, tmp_path / "one", 1).items():
-        torch.testing.assert_close(shared[name], value, atol=1e-6, rtol=1e-4)
-
-
-def gradients(card, pack_folder: Path, folder: Path, accumulate: int) -> dict[str, torch.Tensor]:
-    """Gradients of the first step of a batch of two, painted as in training."""
-    sys.path.insert(0, str(TWO_PROCESSES.parent))
-    from two_processes import first_gradients
-
-    return first_gradients(card, pack_folder, folder, accumulate)
 
 
 def test_a_batch_that_cannot_be_shared_is_named(pack_folder, card, tmp_path):
