@@ -88,8 +88,9 @@ class PrepareOptions:
 
     views: int = 1000  # synthetic pictures
     held_views: int = 40
-    portraits: int = 300
+    portraits: int = 2000
     frames: int = 8  # of each video of one's own
+    shard: int = 0  # rows of each .tar; 0 = plain arrays
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ class Feed:
     def __init__(self, config: TrainConfig, phase: Phase, head: HeadModel, pack: Pack) -> None:
         """Raises InputError if the folder lacks arrays."""
         self.config, self.phase, self.pack = config, phase, pack
-        if "identity" not in pack.views or (pack.portraits and not {"alpha", "clip"} <= set(pack.portraits)):
+        if "identity" not in pack.views or (pack.portraits and not {"alpha", "clip", "native"} <= set(pack.portraits)):
             raise InputError("the training folder is of an older make; run `flexavatar prepare` again")
+        self.clips = np.asarray(pack.portraits.get("clip", ()))
         self.batcher = Batcher(head, pack, phase.resolution, Studio(head) if phase.kind == "rendered" else None)
 
     def batch(self, step: int, places: range) -> Batch:
@@ -35,8 +36,8 @@ class Feed:
     def _sample(self, generator: np.random.Generator) -> dict[str, Any]:
         portraits = self.pack.portraits
         if portraits and generator.random() < self.phase.monocular_share:
-            row = int(generator.integers(len(portraits["seen"])))
-            clip = np.flatnonzero(portraits["clip"] == portraits["clip"][row])
+            row = int(generator.integers(len(self.clips)))
+            clip = np.flatnonzero(self.clips == self.clips[row])
             return self.batcher.portrait(row, int(generator.choice(clip)), generator)
         views = self.pack.views
         row = int(generator.integers(len(views["seen"])))

@@ -26,16 +26,17 @@ from flexavatar_cli.training.synthetic.views import IMAGE_SIZE
 log = logging.getLogger(__name__)
 
 HELD_OUT_EVERY = 10  # of the sorted ids: kept from training, for `eval`
+LEAST_NATIVE = 100.0  # pixels across the original crop under which a portrait teaches nothing
 CROP = 512
 
 Row = dict[str, np.ndarray]
 
 
 def training_ids(annotations: np.lib.npyio.NpzFile) -> list[str]:
-    """Ids that training may use: native sharpness, a stated free licence, not held out."""
+    """Ids that training may use: not held out, and not thumbnails."""
     order = np.argsort(annotations["id"])
     held = set(annotations["id"][order][::HELD_OUT_EVERY])
-    good = (annotations["tier"] == "A") & (annotations["upstream"] != "wiki")
+    good = annotations["native_px"] >= LEAST_NATIVE
     return [str(name) for name in annotations["id"][order] if name not in held and good[annotations["id"] == name][0]]
 
 
@@ -52,7 +53,9 @@ def prepare_people(
     annotations = np.load(data / "portraits_ann.npz")
     names = training_ids(annotations)
     names = [names[at] for at in np.linspace(0, len(names) - 1, min(portraits, len(names))).astype(int)]
-    boxes = {str(name): box for name, box in zip(annotations["id"], annotations["valid_box"], strict=True)}
+    ids = [str(name) for name in annotations["id"]]
+    boxes = dict(zip(ids, annotations["valid_box"], strict=True))
+    natives = dict(zip(ids, annotations["native_px"].astype(float), strict=True))
     sources = [source for folder in people for source in clips(folder)]
     made: list[Row] = []
     done = 0
@@ -72,7 +75,7 @@ def prepare_people(
         for name in names:
             member = f"portraits_512/{name}.jpg"
             rgb = _picture(large, member) if member in sharp else _picture(small, f"portraits_256/{name}.jpg")
-            add(name, portrait_rows(rgb, boxes[name], head, net))
+            add(name, portrait_rows(rgb, boxes[name], natives[name], head, net))
     for source in sources:
         add(str(source), clip_rows(source, frames, head, net))
     for key in made[0] if made else ():
@@ -102,6 +105,7 @@ def _picture(archive: tarfile.TarFile, member: str) -> np.ndarray:  # [H, W, 3] 
 def portrait_rows(
     rgb: np.ndarray,  # [H, W, 3]
     box: np.ndarray,  # [4] x0 y0 x1 y1 in 0..1: outside is padding
+    native: float,  # pixels across, as it was taken
     head: HeadModel,
     net: Net,
 ) -> Iterator[Row]:
@@ -111,7 +115,7 @@ def portrait_rows(
     x0, y0, x1, y1 = (np.asarray(box, np.float64) * [width, height, width, height]).astype(int)
     inside = np.zeros((height, width), np.float32)
     inside[y0:y1, x0:x1] = 1
-    yield one_row(rgb, matte_picture(rgb, net) * inside, found, 0, head)
+    yield one_row(rgb, matte_picture(rgb, net) * inside, found, 0, head, min(1.0, native / width))
 
 
 def clip_rows(source: Path, count: int, head: HeadModel, net: Net) -> Iterator[Row]:
@@ -133,14 +137,17 @@ def one_row(
     found: Track,
     frame: int,
     head: HeadModel,
+    enlarged: float = 1.0,  # real pixels per pixel of `rgb` and axis
 ) -> Row:
     """The arrays of one picture, as `Batcher.portrait` reads them.
 
-    `image` [S, S, 3] is on white; `alpha` and `inside` (0 where the photo ends) belong to it.
+    `image` [S, S, 3] is on white; `alpha` and `inside` (0 where the photo ends) belong to it; `native` is how many real
+    pixels are behind each side of them.
     """
     seen = crop_observation(rgb, alpha, found, frame, CROP)
     evidence = examine(seen, head, RESOLUTION)
     scale = IMAGE_SIZE / CROP
+    side = CROP * float(found.camera().intrinsics[frame, 0, 0] / seen.camera.intrinsics[0, 0, 0])
     pictures = {name: getattr(seen, name) for name in ("image", "alpha", "inside")}
     small = {
         name: cv2.resize(picture, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA)
@@ -155,5 +162,6 @@ def one_row(
         "expression": seen.expression,
         "cam2world": seen.camera.cam2world[0].astype(np.float32),
         "focal": np.float32(seen.camera.intrinsics[0, 0, 0] * scale),
+        "native": np.float32(side * enlarged),
         "centre": (seen.camera.intrinsics[0, :2, 2] * scale).astype(np.float32),
     }

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flexavatar_cli.core.camera import Camera, look_at
+from flexavatar_cli.core.camera import Camera, Crop, look_at
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.training.synthetic.pack import RESOLUTION, SUBDIVISIONS
 from flexavatar_cli.training.synthetic.views import IMAGE_SIZE, draw, lifted_points, render_mesh
@@ -16,6 +16,7 @@ FRONTAL_DEGREES = 35.0  # standard deviation of the first camera's azimuth; the 
 ELEVATION_DEGREES = (5.0, 12.0)  # mean and standard deviation
 CLOSE, WIDE = 0.26, 0.48  # metres of the head that a picture spans
 FACE = (0.0, -0.02, 0.06)  # metres, head space: what a close picture is centred on
+SOFT = 0.7  # real pixels per pixel under which a portrait is compared at half the size
 SIDES = 4  # front, left, back, right: quarters of the full circle
 
 
@@ -73,12 +74,19 @@ class Studio:
 
 
 def portrait_target(photo: dict[str, np.ndarray], ground: np.ndarray) -> Target:
-    """The photo itself, as tracked."""
+    """The photo itself, as tracked; a soft one is compared at half the size, so that its blur is not learned."""
     focal, (x, y) = float(photo["focal"]), np.asarray(photo["centre"], np.float64)
     camera = Camera(photo["cam2world"], np.array([[focal, 0, x], [0, focal, y], [0, 0, 1]]), IMAGE_SIZE, IMAGE_SIZE)
     image, alpha, inside = (torch.from_numpy(photo[name])[None] / 255 for name in ("image", "alpha", "inside"))
+    if photo["native"] < SOFT * IMAGE_SIZE:
+        camera = camera.cropped(Crop((0.0, 0.0), 0.5, IMAGE_SIZE // 2, IMAGE_SIZE // 2))
+        image, alpha, inside = _halved(image), _halved(alpha[..., None])[..., 0], _halved(inside[..., None])[..., 0]
     identity, expression = (torch.from_numpy(photo[name]) for name in ("identity", "expression"))
     return Target(image, alpha, inside, camera, identity, expression, torch.from_numpy(ground), one_sided=True)
+
+
+def _halved(picture: Tensor) -> Tensor:  # [1, S, S, C] -> [1, S / 2, S / 2, C]
+    return torch.nn.functional.avg_pool2d(picture.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
 
 
 def random_cameras(count: int, generator: np.random.Generator, side: int | None = None) -> Camera:

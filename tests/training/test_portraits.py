@@ -14,6 +14,7 @@ from flexavatar_cli.training.feed import Feed
 from flexavatar_cli.training.portraits import clip_rows, clips
 from flexavatar_cli.training.synthetic.pack import RESOLUTION, read_pack
 from flexavatar_cli.training.synthetic.views import IMAGE_SIZE
+from flexavatar_cli.training.targets import portrait_target
 
 
 def test_photos_videos_and_folders_of_frames_are_clips(tmp_path):
@@ -53,3 +54,28 @@ def test_a_clip_teaches_across_its_frames(head, pack_folder, tmp_path):
         assert target.one_sided
         np.testing.assert_array_equal(target.expression.numpy(), batch.expression[number].numpy())
     assert len(np.unique(batch.expression[:, 0])) == 2
+
+
+def test_a_soft_portrait_is_compared_at_half_the_size():
+    size = IMAGE_SIZE
+    picture = np.zeros((size, size, 3), np.uint8)
+    picture[64:66, 32:34] = 255  # one pixel of the half-sized picture
+    photo = {
+        "image": picture,
+        "alpha": np.full((size, size), 255, np.uint8),
+        "inside": np.full((size, size), 255, np.uint8),
+        "identity": np.zeros(4, np.float32),
+        "expression": np.zeros(59, np.float32),
+        "cam2world": np.eye(4, dtype=np.float32),
+        "focal": np.float32(300),
+        "centre": np.array([33.0, 65.0], np.float32),
+        "native": np.float32(size),
+    }
+    sharp, soft = (portrait_target(photo | {"native": np.float32(n)}, np.ones(3, np.float32)) for n in (size, size / 2))
+    assert sharp.picture.shape == (1, size, size, 3)
+    assert soft.picture.shape == (1, size // 2, size // 2, 3)
+    assert soft.alpha.shape == soft.inside.shape == (1, size // 2, size // 2)
+    pixel = soft.camera.project(np.array([[0.0, 0.0, 1.0]]))[0][0, 0]  # on the axis, where the white pixel is
+    x, y = pixel.astype(int)
+    assert soft.picture[0, y, x].min() == 1
+    assert soft.picture.sum() == 3
