@@ -21,10 +21,13 @@ def prepare(
         list[Path] | None, typer.Option(help="A folder of your own photos, videos and folders of frames.")
     ] = None,
     frames: Annotated[int, typer.Option(min=1, help="Frames of each of your videos.")] = PrepareOptions.frames,
+    shard: Annotated[
+        int, typer.Option("--shard", min=0, help="Rows of each .tar (WebDataset); 0 = plain arrays.")
+    ] = PrepareOptions.shard,
     seed: Seed = CommonOptions.seed,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn raw material into a training set: DATA -> a folder of arrays."""
+    """Turn raw material into a training set: DATA -> a folder of arrays or shards."""
     from flexavatar_cli.cli.console import progress, report
     from flexavatar_cli.core.errors import InputError, UsageError
     from flexavatar_cli.training.portraits import prepare_people
@@ -35,9 +38,9 @@ def prepare(
     if not (data / "ict_hair.npz").is_file():
         raise InputError(f"{data}: not the folder with the training packs (ict_hair.npz is missing)")
     with progress("Synthetic") as on_step:
-        prepare_pack(data, output, views, held_views, seed, on_step=on_step)
+        prepare_pack(data, output, views, held_views, seed, shard, on_step=on_step)
     with progress("People") as on_step:
-        made = prepare_people(data, portraits, people or [], frames, output, on_step)
+        made = prepare_people(data, portraits, people or [], frames, output, shard, on_step)
     report({"folder": output, "views": views, "held_views": held_views, "people": made})
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.heads.surface import surface
 from flexavatar_cli.model import plucker_map
+from flexavatar_cli.training.rows import Column
 from flexavatar_cli.training.synthetic.hair import smooth_noise
 from flexavatar_cli.training.synthetic.pack import RESOLUTION, Pack
 from flexavatar_cli.training.synthetic.painter import Painter
@@ -55,7 +56,7 @@ class Batcher:
 
     def synthetic(
         self,
-        views: dict[str, np.ndarray],
+        views: dict[str, Column],
         skins: np.ndarray,
         row: int,
         generator: np.random.Generator,

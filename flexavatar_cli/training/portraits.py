@@ -4,6 +4,7 @@ import io
 import logging
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,6 @@ import numpy as np
 from PIL import Image
 
 from flexavatar_cli.core.errors import InputError
-from flexavatar_cli.core.files import replacing
 from flexavatar_cli.core.options import TrackOptions
 from flexavatar_cli.core.track import Track
 from flexavatar_cli.heads import HeadModel, load_head
@@ -20,6 +20,7 @@ from flexavatar_cli.media.images import is_photo
 from flexavatar_cli.stages.matting import Net, matte_picture, open_net
 from flexavatar_cli.stages.observation import crop_observation, examine
 from flexavatar_cli.stages.tracking import track
+from flexavatar_cli.training.rows import write_rows
 from flexavatar_cli.training.synthetic.pack import RESOLUTION
 from flexavatar_cli.training.synthetic.views import IMAGE_SIZE
 
@@ -30,6 +31,7 @@ LEAST_NATIVE = 100.0  # pixels across the original crop under which a portrait t
 CROP = 512
 
 Row = dict[str, np.ndarray]
+Source = tuple[str, Iterable[Row]]  # its name, and the pictures it gives
 
 
 def training_ids(annotations: np.lib.npyio.NpzFile) -> list[str]:
@@ -46,6 +48,7 @@ def prepare_people(
     people: Sequence[Path],  # folders of the user's own
     frames: int,  # of each of their videos
     pack: Path,  # the prepared folder to add to
+    shard: int = 0,  # rows of a tar shard; 0 = plain arrays
     on_step: Callable[[int, int], None] | None = None,
 ) -> int:
     """Add real people to a prepared folder; how many pictures it became. What shows no face is named and left out."""
@@ -53,35 +56,39 @@ def prepare_people(
     annotations = np.load(data / "portraits_ann.npz")
     names = training_ids(annotations)
     names = [names[at] for at in np.linspace(0, len(names) - 1, min(portraits, len(names))).astype(int)]
+    found = [source for folder in people for source in clips(folder)]
+    sources = chain(
+        portraits_of(data, names, annotations, head, net),
+        ((str(source), clip_rows(source, frames, head, net)) for source in found),
+    )
+    return write_rows(pack, "portraits", numbered(sources, len(names) + len(found), on_step), shard)
+
+
+def portraits_of(
+    data: Path, names: Sequence[str], annotations: np.lib.npyio.NpzFile, head: HeadModel, net: Net
+) -> Iterator[Source]:
+    """Portraits of the packs."""
     ids = [str(name) for name in annotations["id"]]
     boxes = dict(zip(ids, annotations["valid_box"], strict=True))
     natives = dict(zip(ids, annotations["native_px"].astype(float), strict=True))
-    sources = [source for folder in people for source in clips(folder)]
-    made: list[Row] = []
-    done = 0
-
-    def add(source: str, rows: Iterable[Row]) -> None:
-        nonlocal done
-        try:
-            made.extend(row | {"clip": np.array(done, np.int32)} for row in rows)
-        except InputError as error:
-            log.info("%s left out: %s", source, error)
-        done += 1
-        if on_step:
-            on_step(done, len(names) + len(sources))
-
     with tarfile.open(data / "portraits_256.tar") as small, tarfile.open(data / "portraits_512.tar") as large:
         sharp = set(large.getnames())
         for name in names:
             member = f"portraits_512/{name}.jpg"
             rgb = _picture(large, member) if member in sharp else _picture(small, f"portraits_256/{name}.jpg")
-            add(name, portrait_rows(rgb, boxes[name], natives[name], head, net))
-    for source in sources:
-        add(str(source), clip_rows(source, frames, head, net))
-    for key in made[0] if made else ():
-        with replacing(pack / f"portraits.{key}.npy") as temporary, open(temporary, "wb") as stream_out:
-            np.save(stream_out, np.stack([row[key] for row in made]))
-    return len(made)
+            yield name, portrait_rows(rgb, boxes[name], natives[name], head, net)
+
+
+def numbered(sources: Iterable[Source], count: int, on_step: Callable[[int, int], None] | None) -> Iterator[Row]:
+    """The rows of all sources, of which each is a `clip`. A source that cannot be used is named and left out."""
+    for number, (name, rows) in enumerate(sources):
+        try:
+            for row in rows:
+                yield row | {"clip": np.array(number, np.int32)}
+        except InputError as error:
+            log.info("%s left out: %s", name, error)
+        if on_step:
+            on_step(number + 1, count)
 
 
 def clips(folder: Path) -> Iterator[Path]:

@@ -1,6 +1,7 @@
 """The training loop: it learns, stops, goes on to the same curve, and shares its work among processes."""
 
 import json
+import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from flexavatar_cli.model.config import card_text
 from flexavatar_cli.training.config import Phase, TrainConfig
 from flexavatar_cli.training.engine import Trainer
 from flexavatar_cli.training.measure import evaluate
+from flexavatar_cli.training.rows import read_rows, write_rows
 from flexavatar_cli.training.synthetic.pack import RESOLUTION
 
 
@@ -47,7 +49,7 @@ def test_a_killed_run_continues_with_the_identical_curve(pack_folder, card, tmp_
     class Killed(Exception):
         pass
 
-    def curve(folder: Path, until: int = 99) -> list[tuple[int, float]]:
+    def curve(folder: Path, pack: Path, until: int = 99) -> list[tuple[int, float]]:
         rows: list[tuple[int, float]] = []
 
         def on_step(step: int, terms: dict[str, float]) -> None:
@@ -56,15 +58,25 @@ def test_a_killed_run_continues_with_the_identical_curve(pack_folder, card, tmp_
                 raise Killed
 
         with pytest.raises(Killed) if until < 99 else nullcontext():
-            Trainer(settings(5, checkpoint_minutes=0.0), card, pack_folder, folder).run(on_step)
+            Trainer(settings(5, checkpoint_minutes=0.0), card, pack, folder).run(on_step)
         return rows
 
-    whole = curve(tmp_path / "whole")
-    first = curve(tmp_path / "cut", until=3)  # killed before its third step could be saved
-    second = curve(tmp_path / "cut")
+    whole = curve(tmp_path / "whole", pack_folder)
+    shards = in_shards(pack_folder, tmp_path / "shards")  # what is fed does not depend on how it is stored
+    first = curve(tmp_path / "cut", shards, until=3)  # killed before its third step could be saved
+    second = curve(tmp_path / "cut", shards)
     assert second[0][0] == 3
     assert first + second[1:] == whole
     assert second[0] == first[-1]
+
+
+def in_shards(pack: Path, folder: Path) -> Path:
+    """The same training folder with its views in tar files of two rows."""
+    shutil.copytree(pack, folder, ignore=shutil.ignore_patterns("views.*"))
+    columns = read_rows(pack, "views")
+    count = len(columns["seen"])
+    write_rows(folder, "views", ({name: column[row] for name, column in columns.items()} for row in range(count)), 2)
+    return folder
 
 
 def test_a_batch_that_cannot_be_shared_is_named(pack_folder, card, tmp_path):

@@ -2,9 +2,10 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.core.files import digest_bytes, replacing
 from flexavatar_cli.heads import HeadModel, load_head
+from flexavatar_cli.training.rows import Column, read_rows, write_rows
 from flexavatar_cli.training.synthetic.hair import HairStyles, bake_styles, strand_grain, texel_points
 from flexavatar_cli.training.synthetic.materials import Materials, load_materials
 from flexavatar_cli.training.synthetic.views import RenderMesh, SyntheticView, render_mesh, synthetic_view
@@ -26,14 +28,14 @@ HELD_OUT_EVERY = 8  # of the skins
 
 @dataclass(frozen=True)
 class Pack:
-    """Arrays of one prepared folder; views have a leading axis. `held_*` belong to evaluation only."""
+    """Columns of one prepared folder, one entry per row. `held_*` belong to evaluation only."""
 
     atlas: str  # digest of the texels that the arrays are indexed by
     digest: str
     materials: Materials
-    views: dict[str, np.ndarray]
-    held_views: dict[str, np.ndarray]
-    portraits: dict[str, np.ndarray]  # empty when none were prepared
+    views: dict[str, Column]
+    held_views: dict[str, Column]
+    portraits: dict[str, Column]  # empty when none were prepared
 
     @property
     def skins(self) -> np.ndarray:
@@ -54,6 +56,7 @@ def prepare_pack(
     views: int,
     held_views: int,
     seed: int,
+    shard: int = 0,  # rows of a tar shard; 0 = plain arrays
     workers: int = 2,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -66,38 +69,35 @@ def prepare_pack(
     held = np.array([styles.names.index(name) for name in HELD_OUT_STYLES])
     train = np.setdiff1d(np.arange(1, len(styles.names)), held)
     jobs = [(train, seed, row) for row in range(views)] + [(held, seed + 1, row) for row in range(held_views)]
-    made = []
-    with ProcessPoolExecutor(workers, initializer=_start, initargs=(styles,)) as pool:
-        for done, view in enumerate(pool.map(_make, jobs, chunksize=4)):
-            made.append(view)
+
+    def counted(made: Iterable[SyntheticView]) -> Iterator[SyntheticView]:
+        for done, view in enumerate(made, 1):
+            yield view
             if on_step:
-                on_step(done + 1, len(jobs))
-    return write_pack(output, head, materials, made[:views], made[views:], seed)
+                on_step(done, len(jobs))
+
+    with ProcessPoolExecutor(workers, initializer=_start, initargs=(styles,)) as pool:
+        made = counted(pool.map(_make, jobs, chunksize=4))
+        return write_pack(output, head, materials, islice(made, views), made, seed, shard)
 
 
 def write_pack(
     output: Path,
     head: HeadModel,
     materials: Materials,
-    views: list[SyntheticView],
-    held_views: list[SyntheticView],
+    views: Iterable[SyntheticView],  # taken before the held ones
+    held_views: Iterable[SyntheticView],
     seed: int,
+    shard: int = 0,
 ) -> Path:
-    """Store everything as plain arrays in folder `output`, beside and renamed."""
+    """Store everything in folder `output`, beside and renamed."""
     with replacing(output) as folder:
         folder.mkdir()
         for name, value in vars(materials).items():
             np.save(folder / f"materials.{name}.npy", np.asarray(value))
-        for field in fields(SyntheticView):
-            for prefix, group in (("views", views), ("held_views", held_views)):
-                np.save(folder / f"{prefix}.{field.name}.npy", np.stack([getattr(view, field.name) for view in group]))
-        facts: dict[str, object] = {
-            "atlas": atlas_digest(head),
-            "head": head.digest,
-            "seed": seed,
-            "views": len(views),
-            "held_views": len(held_views),
-        }
+        facts: dict[str, object] = {"atlas": atlas_digest(head), "head": head.digest, "seed": seed}
+        facts["views"] = write_rows(folder, "views", map(vars, views), shard)
+        facts["held_views"] = write_rows(folder, "held_views", map(vars, held_views))
         facts["digest"] = digest_bytes(json.dumps(facts, sort_keys=True).encode())
         (folder / "pack.json").write_text(json.dumps(facts, indent=1))
     return output
@@ -114,10 +114,7 @@ def read_pack(folder: Path, head: HeadModel) -> Pack:
         raise InputError(f"{folder}: not a prepared training folder ({error}); see `flexavatar prepare`") from error
     if facts["atlas"] != atlas_digest(head):
         raise InputError(f"{folder}: prepared for a head model with another atlas; run `flexavatar prepare` again")
-    groups = {}
-    for prefix in ("views", "held_views", "portraits"):
-        files = sorted(folder.glob(f"{prefix}.*.npy"))
-        groups[prefix] = {path.name.split(".")[1]: np.load(path, mmap_mode="r") for path in files}
+    groups = {group: read_rows(folder, group) for group in ("views", "held_views", "portraits")}
     return Pack(facts["atlas"], facts["digest"], materials, **groups)
 
 
