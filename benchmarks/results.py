@@ -56,7 +56,8 @@ SECTIONS = {
     "sides": (
         "All sides",
         "Avatar from one frontal picture, compared with true pictures from all around: front is within 45 degrees of "
-        "azimuth, back beyond 135; *input* is the picture that the avatar was made of.",
+        "azimuth, back beyond 135; *input* is the picture that the avatar was made of, in its tracked camera. The "
+        "other cameras are known and registered to the avatar by 3-D face landmarks, as each head's line says.",
     ),
     "photos": (
         "Photos of different people",
@@ -192,9 +193,11 @@ BARS = (
     Bar("self-reenactment, the paper's VFHQ row", "self", "", FITTED, "lpips", most=0.099),
     Bar("self-reenactment, the paper's VFHQ row", "self", "", FITTED, "akd", most=3.0),
     Bar("self-reenactment, the paper's VFHQ row", "self", "", FITTED, "csim", least=0.83),
-    Bar("synthetic novel views", "novel view", "front", FITTED, "psnr", least=22),
-    Bar("synthetic novel views", "novel view", "side", FITTED, "psnr", least=20),
-    Bar("synthetic novel views", "novel view", "back", FITTED, "psnr", least=18),
+    *(  # the issue names no ground: the paper's tables are on black, white is the harder one
+        Bar(f"synthetic novel views on {ground}", "novel view", group, FITTED, metric, least=least)
+        for ground, metric in (("black", "psnr_black"), ("white", "psnr"))
+        for group, least in (("front", 22), ("side", 20), ("back", 18))
+    ),
     Bar("closed over 360 degrees", "completeness", "", FITTED, "holes", None, 0.0, highest, "worst"),
 )
 
@@ -268,6 +271,8 @@ def section(result: Result, pictures: Sequence[tuple[Path, str, str]]) -> str:
     lines = summary.table(result["rows"])
     parts = [f"## {title}\n", textwrap.fill(words, 120) + "\n", f"    {command(result)}\n"]
     parts += [f"![{seen}](images/{name})\n" for _, name, seen in pictures]
+    notes = [f"- {scene}: {note}" for scene, note in result.get("notes", {}).items()]
+    parts.append("\n".join(notes) + "\n" if notes else "")
     parts.append(summary.as_markdown(lines))
     parts.append(by_photo(result) + chain(lines) + sinks(result))
     parts.append("### Times and memory\n\n" + stages(result))

@@ -184,6 +184,8 @@ def page(result: Mapping[str, Any], pictures: Mapping[tuple[str, str], Sequence[
     for protocol, scene in scenes:
         parts.append(f"<h2>{html.escape(protocol)}: {html.escape(scene)}</h2>")
         own = [row for row in rows if (row["protocol"], row["scene"]) == (protocol, scene)]
+        if protocol == "novel view":
+            parts.append(f'<p class="small">{html.escape(result["notes"][scene])}</p>')
         if protocol == "portraits":
             parts.append(html_table(summary.table(own)))
         for strip in pictures.get((protocol, scene), ()):

@@ -42,6 +42,7 @@ class Findings:
 
     rows: list[Row] = field(default_factory=list)
     strips: dict[tuple[str, str], list[Strip]] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)  # of scenes whose numbers need one
 
 
 def evaluate(
@@ -124,6 +125,8 @@ def run_scene(job: Job, bench: Bench, findings: Findings, scene: Scene, heads: S
     with job.progress(f"{scene.protocol} {scene.name}"[:40]) as on_step:
         rows = protocols.measure(bench, scene, systems, on_step)
     findings.rows += rows
+    if scene.note:
+        findings.notes[scene.name] = scene.note
     findings.strips[scene.protocol, scene.name] = report.strips(rows, scene, systems)
 
 
@@ -140,9 +143,11 @@ def calibrated_scene(job: Job, bench: Bench, found: Calibrated, name: str) -> tu
         return matting.matte_picture(read_photo(found.pictures[number]).rgb, matting.open_net(job.matte.net))
 
     def face_of(rgb: np.ndarray) -> np.ndarray | None:
-        return bench.judges.face(to_uint8(rgb), None)
+        picture = to_uint8(rgb)
+        face = bench.judges.face(picture, None)
+        return None if face is None else bench.judges.face(picture, face)
 
-    return scenes.calibrated_scene(found, shot, matte_of, face_of, name), shot
+    return scenes.calibrated_scene(found, shot, job.instruments.head, matte_of, face_of, name), shot
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
@@ -173,6 +178,7 @@ def result_of(findings: Findings, bench: Bench, run: dict[str, Any], inputs: Seq
         "metrics": {key: asdict(metric) for key, metric in METRICS.items()},
         "table": table,
         "rows": rows,
+        "notes": findings.notes,
         "stages": bench.clock.stages,
     }
 

@@ -9,11 +9,15 @@ import numpy as np
 
 from flexavatar_cli.core.camera import Camera, Crop
 from flexavatar_cli.core.errors import InputError
+from flexavatar_cli.core.flame import FLAME_NAMES
 from flexavatar_cli.core.track import Track
+from flexavatar_cli.evaluation.registration import Registration, registered
+from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.media.frames import pictures_in
 from flexavatar_cli.media.images import composite, is_photo, read_photo
 from flexavatar_cli.stages.observation import head_crop
 from flexavatar_cli.stages.shots import Shot
+from flexavatar_cli.stages.tracking.solver import LandmarkModel
 from flexavatar_cli.stages.trajectories import load_cameras
 
 SIDE = 512  # pixels of every window
@@ -68,6 +72,7 @@ class Scene:
     fps: float
     truth: bool = True  # False: the driver is another person, and pixels cannot be compared
     groups: dict[int, str] | None = None  # front, side or back of each number
+    note: str = ""  # what a reader of the numbers must know
 
 
 def spread(count: int, wanted: int) -> list[int]:
@@ -206,32 +211,61 @@ def aligned(known: Camera, source: int, track: Track) -> Camera:
 def calibrated_scene(
     found: Calibrated,
     shot: Shot,  # of the source picture
+    head: HeadModel,
     matte_of: Callable[[int], np.ndarray],  # [H, W] of a picture
     face_of: Callable[[np.ndarray], np.ndarray | None],  # rgb [S, S, 3] float32 -> [478, 2]
     name: str,
 ) -> Scene:
-    """All pictures of a calibrated folder from the avatar of one of them; the head holds its expression."""
+    """All pictures of a calibrated folder from the avatar of one of them; the head holds its expression.
+
+    The source picture keeps the camera that it was tracked with; all others are registered.
+    """
     track = shot.track
     window = Crop.square(
         (found.camera.width / 2, found.camera.height / 2), max(found.camera.width, found.camera.height), SIDE
     )
-    camera = aligned(found.camera, found.source, track).cropped(window)
+
+    def picture(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        photo = read_photo(found.pictures[number])
+        matte = photo.alpha if photo.alpha is not None else matte_of(number)
+        inside = window.image(np.ones(matte.shape, np.float32), border=0.0)
+        return window.image(photo.rgb), window.image(matte, border=0.0), inside
+
+    numbers = list(range(len(found.pictures)))
+    faces = [face_of(composite(rgb, alpha)) for rgb, alpha, _ in map(picture, numbers)]
+    placed = into_head_space(found, track, head, window, faces)
+    matrices = placed.camera.cam2world.copy()
+    matrices[found.source] = track.cam2world[0]
+    camera = Camera(matrices, placed.camera.intrinsics, SIDE, SIDE)
 
     def read(numbers: Sequence[int]) -> Iterator[Target]:
         for number in numbers:
-            photo = read_photo(found.pictures[number])
-            matte = photo.alpha if photo.alpha is not None else matte_of(number)
-            rgb = window.image(photo.rgb)
-            alpha = window.image(matte, border=0.0)
-            inside = window.image(np.ones(matte.shape, np.float32), border=0.0)
-            face = face_of(composite(rgb, alpha))
-            yield Target(number, rgb, alpha, inside, camera[number], track.expression_code[0], face)
+            rgb, alpha, inside = picture(number)
+            yield Target(number, rgb, alpha, inside, camera[number], track.expression_code[0], faces[number])
 
-    numbers = list(range(len(found.pictures)))
     first = portrait(shot, 0, window)
     groups = {number: found.group(number) for number in numbers}
     groups[found.source] = "input"
-    return Scene("novel view", name, first, numbers, [], read, track.expression_names, track.fps, groups=groups)
+    names = track.expression_names
+    return Scene("novel view", name, first, numbers, [], read, names, track.fps, groups=groups, note=placed.words)
+
+
+def into_head_space(
+    found: Calibrated,
+    track: Track,  # of the source picture
+    head: HeadModel,
+    window: Crop,
+    faces: Sequence[np.ndarray | None],  # [478, 2] window pixels of each picture
+) -> Registration:
+    """The cameras of a calibrated folder, of one window, around the head that was tracked in its source picture."""
+    otherwise = aligned(found.camera, found.source, track).cropped(window)
+    if track.expression_names == FLAME_NAMES:  # the landmark map below is the open head's
+        return Registration(otherwise, [], float("nan"))
+    model = LandmarkModel.of(head)
+    expression = track.expression_code[0, : model.expression.shape[2]].astype(np.float64)
+    landmarks = model.points(track.identity.astype(np.float64), expression)
+    sigma = np.where(model.used, model.sigma, np.inf)
+    return registered(found.camera.cropped(window), faces, landmarks, sigma, otherwise)
 
 
 def find_photos(sources: Sequence[Path]) -> list[Path]:

@@ -236,6 +236,8 @@ def test_a_calibrated_folder_is_a_novel_view_set(tiny_model, tmp_path, monkeypat
     out = capsys.readouterr().out
     for title in ("novel view input", "novel view side", "novel view back", "completeness"):
         assert title in out
+    notes = summary.read_result(tmp_path / "e" / "results.json")["notes"]
+    assert "camera alone" in notes["head"]  # the same picture thrice: no landmark has a depth
     assert run([*command, "-q"]) == 2  # exists already
     (folder / "2.png").unlink()
     assert run([*command, "-q", "--overwrite"]) == 3

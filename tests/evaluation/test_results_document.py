@@ -49,7 +49,7 @@ def test_bars_losses_and_sinks_are_told(program):
     sides = result(
         [row("novel view", f"encoded, {sink} sink", "back", psnr=value) for sink, value in measured.items()],
         ["head-000"], ["self", "cross", "completeness"], commit="def",
-    )  # fmt: skip
+    ) | {"notes": {"head-000": "registered by 3-D face landmarks"}}  # fmt: skip
     text = program.document([clips, sides], [[(Path("x.jpg"), "eval-self.jpg", "Frames")], []])
     assert "| program | clips: commit `abc`, version 1; all sides: commit `def`, version 1 |" in text
     assert "| weights | open-1 0123 (trained) |" in text
@@ -57,6 +57,7 @@ def test_bars_losses_and_sinks_are_told(program):
     assert "**missed** against still photo 30.00" in text
     assert "- self, PSNR: still photo 30.00 against our best 25.00" in text
     assert "| back | encoded | PSNR | 15.00 | 19.00 | +4.00 to +4.00 | 3-D better |" in text
+    assert "- head-000: registered by 3-D face landmarks" in text
     assert "![Frames](images/eval-self.jpg)" in text
     assert "flexavatar eval x.mp4 --frames 3 --steps 200 --sink both --seed 0 --lpips lpips_squeeze.onnx\n" in text
     assert "flexavatar eval --synthetic 1 --data FOLDER" in text
@@ -80,3 +81,15 @@ def test_pictures_are_those_that_eval_wrote(program, tmp_path):
     (tmp_path / "pictures" / "self-my-clip.jpg").write_bytes(b"jpg")
     chosen = program.chosen_pictures(tmp_path / "results.json", {"rows": [row("self", "x", scene="my clip")]})
     assert [(path.name, name) for path, name, _ in chosen] == [("self-my-clip.jpg", "eval-self.jpg")]
+
+
+def test_novel_views_are_told_on_both_grounds(program):
+    sides = result(
+        [row("novel view", "fitted, 3d sink", "front", psnr=20.0, psnr_black=24.0)], ["head-000"], ["completeness"]
+    )
+    text = program.bars([sides])
+    assert (
+        "| synthetic novel views on black (novel view front; fitted, 3d sink) | PSNR blk dB | >= 22 | mean 24.00"
+        in text
+    )
+    assert "| synthetic novel views on white (novel view front; fitted, 3d sink) | PSNR dB | >= 22 | mean 20.00" in text
