@@ -11,11 +11,11 @@ from flexavatar_cli.core.camera import Camera, Crop
 from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.core.flame import FLAME_NAMES
 from flexavatar_cli.core.track import Track
-from flexavatar_cli.evaluation.registration import Registration, registered
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.media.frames import pictures_in
 from flexavatar_cli.media.images import composite, is_photo, read_photo
 from flexavatar_cli.stages.observation import head_crop
+from flexavatar_cli.stages.registration import Registration, registered
 from flexavatar_cli.stages.shots import Shot
 from flexavatar_cli.stages.tracking.solver import LandmarkModel
 from flexavatar_cli.stages.trajectories import load_cameras

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flexavatar_cli.core.camera import Camera
-from flexavatar_cli.evaluation.registration import (
+from flexavatar_cli.stages.registration import (
     Registration,
     Similarity,
     registered,
