@@ -229,7 +229,8 @@ def bars(results: Sequence[Result]) -> str:
     lines += against_baselines(results)
     if not lines:
         return ""
-    return "## The bars of issue 5\n\n" + table(["", "", "asked", "measured", ""], lines)
+    why = "\nWhat limits those that are missed, by experiment: `docs/limits.md`.\n"
+    return "## The bars of issue 5\n\n" + table(["", "", "asked", "measured", ""], lines) + why
 
 
 def against_baselines(results: Sequence[Result]) -> list[list[str]]:
