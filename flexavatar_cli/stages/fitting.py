@@ -26,7 +26,7 @@ from flexavatar_cli.stages.observation import Observation, crop_observation
 from flexavatar_cli.stages.optimisation import Objective, Optimisation
 from flexavatar_cli.stages.published_fitting import PublishedObjective
 from flexavatar_cli.stages.shots import Shot
-from flexavatar_cli.stages.similarity import structural_dissimilarity
+from flexavatar_cli.stages.similarity import own_colors, structural_dissimilarity
 from flexavatar_cli.stages.static_encoding import observe
 
 # Share of a texel's own footprint that reaches the picture. Neighbours overlap, so a texel seen frontally has 0.28, one
@@ -39,8 +39,7 @@ VISIBILITY_VIEWS = 24  # observations that decide what is seen
 CACHED_REFERENCES = 200  # initial decodes kept; 57 k texels are 3 MB each
 
 # weights of the loss terms; the picture term is 0.8 L1 + 0.2 (1 - SSIM) as published (SPEC 11)
-ALPHA_WEIGHT = 1.0
-MATTE_FLOOR = 0.02  # alpha under which a pixel is background
+ALPHA_WEIGHT = 2.0
 HIDDEN_WEIGHT = 10.0
 SMOOTH_WEIGHT = 0.5
 BUMP_WEIGHT = 5.0  # of differences of displacement between neighbours, against displacement itself
@@ -184,9 +183,8 @@ class RiggedObjective(Objective):
         attributes = self.decode(self.code, self.expression(number))
         picture, cover = self._render(attributes, number, ground)
         image, alpha, inside = (self.unit(value) for value in (seen.image, seen.alpha, seen.inside))
-        target = image + (1 - alpha[..., None]) * (ground - 1)  # the observation is composited on white
-        # beyond the matte only the outline term speaks: colours there would chase the changing ground
-        mask = (inside * (alpha > MATTE_FLOOR))[..., None]
+        target, weight = own_colors(image, alpha, cover, ground)
+        mask = inside[..., None] * weight
         plain = ((picture - target).abs() * mask).mean()
         structure = structural_dissimilarity(picture * mask, target * mask)
         outline = ((cover - alpha).abs() * inside).mean()

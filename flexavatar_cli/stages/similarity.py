@@ -1,4 +1,4 @@
-"""Structural similarity, as the published fitting loss defines it (SPEC 11)."""
+"""How renders are compared with pictures: structural similarity (SPEC 11), and colours apart from outlines."""
 
 import torch
 from torch import Tensor
@@ -6,6 +6,7 @@ from torch.nn import functional
 
 WINDOW, SIGMA = 11, 1.5
 C1, C2 = 1e-4, 9e-4
+SOFTEST = 0.25  # alpha under which a pixel's own colour is not told from what it was composited on
 
 
 def structural_similarity(a: Tensor, b: Tensor) -> Tensor:  # [H, W, C] each -> scalar
@@ -28,3 +29,20 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:  # [H, W, C] each -> 
 def structural_dissimilarity(a: Tensor, b: Tensor) -> Tensor:
     """1 - SSIM."""
     return 1 - structural_similarity(a, b)
+
+
+def own_colors(
+    picture: Tensor,  # [..., H, W, 3] on white
+    alpha: Tensor,  # [..., H, W] of the picture
+    cover: Tensor,  # [..., H, W] of the render
+    ground: Tensor,  # [3] behind the render
+) -> tuple[Tensor, Tensor]:  # [..., H, W, 3] what the render should show, [..., H, W, 1] how much each pixel counts
+    """The picture's own colours, over the ground as far as the render leaves it open.
+
+    Over the ground by the picture's own alpha, a pixel that the render covers and a soft matte does not would chase a
+    ground that is drawn anew in each step, and turn grey: light streaks along outlines that cannot be met. Righting
+    the outline is another term's task.
+    """
+    color = (picture + alpha[..., None] - 1) / alpha[..., None].clamp_min(SOFTEST)
+    wanted = ground + cover.detach()[..., None] * (color - ground)
+    return wanted, (alpha * (alpha > SOFTEST))[..., None]

@@ -8,13 +8,12 @@ from torch import Tensor
 from flexavatar_cli.core.attributes import TexelAttributes
 from flexavatar_cli.heads.surface import frames, surface
 from flexavatar_cli.render import render
-from flexavatar_cli.stages.similarity import structural_dissimilarity
+from flexavatar_cli.stages.similarity import own_colors, structural_dissimilarity
 from flexavatar_cli.stages.uv_prior import UVPrior
 from flexavatar_cli.training.batches import Batch
 from flexavatar_cli.training.bench import Bench
 from flexavatar_cli.training.targets import Target
 
-MATTE_FLOOR = 0.02  # alpha under which a pixel is background
 SMALLEST_COVER = 0.05  # share of a picture that a head covers at least, for the mean over it
 HEIGHT_UNIT = 0.05  # metres of displacement that weigh like a full step of colour
 ROUNDED = 1e-3  # differences under which an absolute value turns into a square
@@ -81,16 +80,15 @@ def picture_terms(
         seen = _one_sided(bench, target, head) if target.one_sided else head
         posed = bench.gaussians(seen, target.identity, target.expression)
         rendered, cover = render(posed, target.camera, background=target.ground)
-        wanted = target.picture + (1 - target.alpha[..., None]) * (target.ground - 1)
-        # beyond the matte only the outline term speaks: colours there would chase the changing ground
-        mask = (target.inside * (target.alpha > MATTE_FLOOR))[..., None]
+        wanted, weight = own_colors(target.picture, target.alpha, cover, target.ground)
+        mask = target.inside[..., None] * weight
         share = mask.mean((1, 2, 3)).clamp_min(SMALLEST_COVER)  # [V]
         rendered, wanted = rendered * mask, wanted * mask
         structure = torch.stack([structural_dissimilarity(*pair) for pair in zip(rendered, wanted, strict=True)])
         terms = {
             "picture": 0.8 * ((rendered - wanted).abs().mean((1, 2, 3)) / share).mean(),
             "structure": 0.2 * (structure / share).mean(),
-            "outline": 0.5 * (((cover - target.alpha).abs() * target.inside).mean((1, 2)) / share).mean(),
+            "outline": (((cover - target.alpha).abs() * target.inside).mean((1, 2)) / share).mean(),
         }
         if perceptual is not None:
             pair = (picture.permute(0, 3, 1, 2).clamp(0, 1) for picture in (rendered, wanted))

@@ -1,10 +1,10 @@
-"""SSIM against scikit-image, and the laws it must keep."""
+"""SSIM against scikit-image and the laws it must keep; colours apart from outlines."""
 
 import numpy as np
 import pytest
 import torch
 
-from flexavatar_cli.stages.similarity import WINDOW, structural_dissimilarity, structural_similarity
+from flexavatar_cli.stages.similarity import WINDOW, own_colors, structural_dissimilarity, structural_similarity
 
 
 @pytest.fixture
@@ -40,3 +40,18 @@ def test_the_gradient_pulls_towards_the_target(pair):
     better = structural_dissimilarity(start - 5.0 * moved.grad, target)
     assert better < loss
     assert WINDOW == 11
+
+
+def test_a_render_that_covers_too_much_is_not_drawn_towards_the_ground():
+    generator = torch.Generator().manual_seed(0)
+    color = torch.rand(6, 6, 3, generator=generator)
+    alpha = torch.full((6, 6), 0.5)
+    alpha[0] = 0
+    on_white = color * alpha[..., None] + 1 - alpha[..., None]
+    cover = torch.full((6, 6), 0.9)
+    for ground in (torch.zeros(3), torch.tensor([1.0, 0.2, 0.6])):
+        wanted, weight = own_colors(on_white, alpha, cover, ground)
+        render = color * cover[..., None] + ground * (1 - cover[..., None])
+        torch.testing.assert_close(wanted[1:], render[1:])
+        assert weight[0].max() == 0
+        assert weight[1:].min() == 0.5
