@@ -18,9 +18,11 @@ def prepare(
     ] = PrepareOptions.held_views,
     portraits: Annotated[int, typer.Option(min=0, help="Real portraits of the packs.")] = PrepareOptions.portraits,
     people: Annotated[
-        list[Path] | None, typer.Option(help="A folder of your own photos, videos and folders of frames.")
+        list[Path] | None, typer.Option(help="A folder of your own photos, videos, frames or calibrated recordings.")
     ] = None,
-    frames: Annotated[int, typer.Option(min=1, help="Frames of each of your videos.")] = PrepareOptions.frames,
+    frames: Annotated[
+        int, typer.Option(min=1, help="Frames of each of your videos, moments of each recording.")
+    ] = PrepareOptions.frames,
     shard: Annotated[
         int, typer.Option("--shard", min=0, help="Rows of each .tar (WebDataset); 0 = plain arrays.")
     ] = PrepareOptions.shard,
@@ -30,7 +32,7 @@ def prepare(
     """Turn raw material into a training set: DATA -> a folder of arrays or shards."""
     from flexavatar_cli.cli.console import progress, report
     from flexavatar_cli.core.errors import InputError, UsageError
-    from flexavatar_cli.training.portraits import prepare_people
+    from flexavatar_cli.training.people import prepare_people
     from flexavatar_cli.training.synthetic.pack import prepare_pack
 
     if output.exists() and not overwrite:
@@ -40,8 +42,8 @@ def prepare(
     with progress("Synthetic") as on_step:
         prepare_pack(data, output, views, held_views, seed, shard, on_step=on_step)
     with progress("People") as on_step:
-        made = prepare_people(data, portraits, people or [], frames, output, shard, on_step)
-    report({"folder": output, "views": views, "held_views": held_views, "people": made})
+        made, recorded = prepare_people(data, portraits, people or [], frames, output, shard, on_step)
+    report({"folder": output, "views": views, "held_views": held_views, "people": made, "recorded": recorded})
 
 
 def register(app: typer.Typer) -> None:

@@ -1,5 +1,6 @@
 """Training samples: synthetic heads painted on the fly, and real portraits, as tensors in UV, with pictures of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from flexavatar_cli.training.synthetic.hair import smooth_noise
 from flexavatar_cli.training.synthetic.pack import RESOLUTION, Pack
 from flexavatar_cli.training.synthetic.painter import Painter
 from flexavatar_cli.training.synthetic.views import BACKGROUND, IMAGE_SIZE, as_tracked, random_expression
-from flexavatar_cli.training.targets import Studio, Target, portrait_target, random_cameras, random_ground
+from flexavatar_cli.training.targets import Studio, Target, photo_target, random_cameras, random_ground
 
 MONOCULAR, MULTI_VIEW = 0, 1  # bias sinks
 
@@ -69,7 +70,7 @@ class Batcher:
 
         A head that is `one_sided` is supervised like a portrait: by one camera in front, and where the photo shows it.
         """
-        view = {name: np.array(values[row]) for name, values in views.items()}
+        view = _entry(views, row)
         albedo, trust, light = self.painter.paint(view, skins, generator)
         lit = albedo * light
         shown = np.clip(lit * self.painter.mouth_light(view["expression"]), 0, 1)
@@ -115,7 +116,21 @@ class Batcher:
         What it teaches is picture `shown` of the same person: the photo itself, or another frame of its clip.
         """
         people = self.pack.portraits
-        photo, answer = ({name: np.array(values[at]) for name, values in people.items()} for at in (row, shown))
+        return self._photographed(_entry(people, row), [_entry(people, shown)], generator, one_sided=True)
+
+    def recorded(self, row: int, shown: Sequence[int], generator: np.random.Generator) -> dict[str, Any]:
+        """One real photo, part of which is hidden; it teaches pictures `shown` of the person, of one moment."""
+        people = self.pack.recordings
+        answers = [_entry(people, at) for at in shown]
+        return self._photographed(_entry(people, row), answers, generator, one_sided=False)
+
+    def _photographed(
+        self,
+        photo: dict[str, np.ndarray],
+        answers: list[dict[str, np.ndarray]],  # of one moment
+        generator: np.random.Generator,
+        one_sided: bool,
+    ) -> dict[str, Any]:
         rows = self.rows
         seen = photo["seen"][rows].astype(np.float32) / 255
         hidden = np.ones_like(seen)
@@ -127,22 +142,29 @@ class Batcher:
             hidden = (smooth_noise(self.painter.points[rows], 0.03, generator) > -0.5).astype(np.float32)
         compared: dict[str, Any] = {}
         if self.studio is not None:
-            compared["compared"] = portrait_target(answer, random_ground(generator))
+            compared["compared"] = photo_target(answers, random_ground(generator), one_sided)
+        sight = np.stack([answer["seen"][rows] for answer in answers])  # [V, N]
+        color = np.stack([answer["color"][rows] for answer in answers])  # [V, N, 3]
+        best = sight.argmax(0)[None, :, None]  # each texel is taught by the picture that sees it best
         return compared | {
             "image": photo["image"].astype(np.float32) / 255,
             "color": photo["color"][rows].astype(np.float32) / 255,
             "seen": seen * hidden,
             "facing": photo["facing"][rows].astype(np.float32) / 255,
             "hull": photo["hull"][rows].astype(np.float32),
-            "expression": answer["expression"],
+            "expression": answers[0]["expression"],
             "cam2world": photo["cam2world"],
             "intrinsics": _normalised(photo["focal"], photo["centre"]),
-            "target": answer["color"][rows].astype(np.float32) / 255,
-            "weight": answer["seen"][rows].astype(np.float32) / 255,
-            "height": answer["hull"][rows].astype(np.float32),
+            "target": np.take_along_axis(color, best, 0)[0].astype(np.float32) / 255,
+            "weight": sight.max(0).astype(np.float32) / 255,
+            "height": np.mean([answer["hull"][rows] for answer in answers], 0, np.float32),
             "height_weight": 0.1 * self.painter.skin[rows].astype(np.float32),
-            "sink": np.int64(MONOCULAR),
+            "sink": np.int64(MONOCULAR if one_sided else MULTI_VIEW),
         }
+
+
+def _entry(columns: dict[str, Column], row: int) -> dict[str, np.ndarray]:
+    return {name: np.array(values[row]) for name, values in columns.items()}
 
 
 def collate(samples: list[dict[str, Any]]) -> Batch:

@@ -20,8 +20,9 @@ class Phase:
     steps: int = 0
     minutes: float = 0.0  # of wall clock, for a machine that is lent for a while; such a run cannot be repeated
     kind: Literal["uv", "rendered"] = "uv"  # compare texels, or texels and pictures
-    views: int = 2  # rendered: pictures of each synthetic head
+    views: int = 2  # rendered: pictures of each synthetic or recorded head
     monocular_share: float = 0.15  # of the samples, where portraits were prepared
+    recording_share: float = 0.3  # of the samples, where calibrated recordings were
 
     def __post_init__(self) -> None:
         if bool(self.steps) == bool(self.minutes):

@@ -11,6 +11,7 @@ from flexavatar_cli.core.expression import INDEX
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.training.batches import MONOCULAR, Batch, Batcher, collate
 from flexavatar_cli.training.config import Phase, TrainConfig
+from flexavatar_cli.training.rows import Column
 from flexavatar_cli.training.synthetic.pack import Pack
 from flexavatar_cli.training.targets import SIDES, Studio
 
@@ -26,6 +27,7 @@ class Feed:
         if "identity" not in pack.views or (pack.portraits and not {"alpha", "clip", "native"} <= set(pack.portraits)):
             raise InputError("the training folder is of an older make; run `flexavatar prepare` again")
         self.clips = np.asarray(pack.portraits.get("clip", ()))
+        self.recorded = Recorded(pack.recordings) if pack.recordings else None
         self.batcher = Batcher(head, pack, phase.resolution, Studio(head) if phase.kind == "rendered" else None)
 
     def batch(self, step: int, places: range) -> Batch:
@@ -34,11 +36,19 @@ class Feed:
         return as_configured(self.config, batch)
 
     def _sample(self, generator: np.random.Generator) -> dict[str, Any]:
-        portraits = self.pack.portraits
-        if portraits and generator.random() < self.phase.monocular_share:
+        monocular = self.phase.monocular_share if len(self.clips) else 0.0
+        recorded = self.phase.recording_share if self.recorded else 0.0
+        dice = generator.random() if len(self.clips) or self.recorded else 1.0
+        if dice < monocular:
             row = int(generator.integers(len(self.clips)))
             clip = np.flatnonzero(self.clips == self.clips[row])
             return self.batcher.portrait(row, int(generator.choice(clip)), generator)
+        if self.recorded is not None and dice < monocular + recorded:
+            row, shown = self.recorded.draw(self.phase.views, self.config.sinks == "side", generator)
+            sample = self.batcher.recorded(row, shown, generator)
+            if self.config.sinks == "side":
+                sample["sink"] = np.int64(MONOCULAR + 1 + self.recorded.side[shown[0]])
+            return sample
         views = self.pack.views
         row = int(generator.integers(len(views["seen"])))
         one_sided = row >= self.config.multi_view_share * len(views["seen"])
@@ -50,6 +60,31 @@ class Feed:
         if generator.random() < self.config.hint_dropout:
             sample["hull"] = np.minimum(sample["hull"], LOW_HULL)
         return sample
+
+
+class Recorded:
+    """Which pictures of calibrated recordings go together."""
+
+    def __init__(self, columns: dict[str, Column]) -> None:
+        self.person, self.moment = np.asarray(columns["clip"]), np.asarray(columns["moment"])
+        self.inputs = np.flatnonzero(np.asarray(columns["input"]))
+        eye = np.asarray(columns["cam2world"])[:, :3, 3]
+        azimuth = np.arctan2(eye[:, 0], eye[:, 2])
+        self.side = np.round(azimuth / (2 * np.pi / SIDES)).astype(int) % SIDES
+
+    def draw(self, views: int, one_side: bool, generator: np.random.Generator) -> tuple[int, list[int]]:
+        """A picture that shows the face, and up to `views` others of any moment of that person, from anywhere.
+
+        With `one_side` all of them stand on the same quarter of the circle.
+        """
+        row = int(generator.choice(self.inputs))
+        other = (self.person == self.person[row]) & (np.arange(len(self.person)) != row)
+        moment = generator.choice(np.unique(self.moment[other]))
+        around = np.flatnonzero(other & (self.moment == moment))
+        if one_side:
+            around = around[self.side[around] == self.side[generator.choice(around)]]
+        shown = generator.choice(around, min(views, len(around)), replace=False)
+        return row, [int(at) for at in shown]
 
 
 def as_configured(config: TrainConfig, batch: Batch) -> Batch:

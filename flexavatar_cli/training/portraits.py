@@ -1,26 +1,22 @@
-"""Real people as monocular training data: photos, videos and folders of frames, matted, tracked and examined once."""
+"""Real people as monocular training data: photos, videos and folders of frames, matted, tracked and examined."""
 
 import io
 import logging
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.core.options import TrackOptions
 from flexavatar_cli.core.track import Track
-from flexavatar_cli.heads import HeadModel, load_head
+from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.media.frames import open_frames
-from flexavatar_cli.media.images import is_photo
-from flexavatar_cli.stages.matting import Net, matte_picture, open_net
+from flexavatar_cli.stages.matting import Net, matte_picture
 from flexavatar_cli.stages.observation import crop_observation, examine
 from flexavatar_cli.stages.tracking import track
-from flexavatar_cli.training.rows import write_rows
 from flexavatar_cli.training.synthetic.pack import RESOLUTION
 from flexavatar_cli.training.synthetic.views import IMAGE_SIZE
 
@@ -42,28 +38,6 @@ def training_ids(annotations: np.lib.npyio.NpzFile) -> list[str]:
     return [str(name) for name in annotations["id"][order] if name not in held and good[annotations["id"] == name][0]]
 
 
-def prepare_people(
-    data: Path,  # the folder with the openly licensed packs
-    portraits: int,  # how many of their portraits, evenly spread over the ids
-    people: Sequence[Path],  # folders of the user's own
-    frames: int,  # of each of their videos
-    pack: Path,  # the prepared folder to add to
-    shard: int = 0,  # rows of a tar shard; 0 = plain arrays
-    on_step: Callable[[int, int], None] | None = None,
-) -> int:
-    """Add real people to a prepared folder; how many pictures it became. What shows no face is named and left out."""
-    head, net = load_head(), open_net()
-    annotations = np.load(data / "portraits_ann.npz")
-    names = training_ids(annotations)
-    names = [names[at] for at in np.linspace(0, len(names) - 1, min(portraits, len(names))).astype(int)]
-    found = [source for folder in people for source in clips(folder)]
-    sources = chain(
-        portraits_of(data, names, annotations, head, net),
-        ((str(source), clip_rows(source, frames, head, net)) for source in found),
-    )
-    return write_rows(pack, "portraits", numbered(sources, len(names) + len(found), on_step), shard)
-
-
 def portraits_of(
     data: Path, names: Sequence[str], annotations: np.lib.npyio.NpzFile, head: HeadModel, net: Net
 ) -> Iterator[Source]:
@@ -77,30 +51,6 @@ def portraits_of(
             member = f"portraits_512/{name}.jpg"
             rgb = _picture(large, member) if member in sharp else _picture(small, f"portraits_256/{name}.jpg")
             yield name, portrait_rows(rgb, boxes[name], natives[name], head, net)
-
-
-def numbered(sources: Iterable[Source], count: int, on_step: Callable[[int, int], None] | None) -> Iterator[Row]:
-    """The rows of all sources, of which each is a `clip`. A source that cannot be used is named and left out."""
-    for number, (name, rows) in enumerate(sources):
-        try:
-            for row in rows:
-                yield row | {"clip": np.array(number, np.int32)}
-        except InputError as error:
-            log.info("%s left out: %s", name, error)
-        if on_step:
-            on_step(number + 1, count)
-
-
-def clips(folder: Path) -> Iterator[Path]:
-    """Every photo and video below `folder`, and every folder that holds pictures: the frames of one clip."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    for entry in entries:
-        if entry.is_file() or any(inner.is_file() and is_photo(inner) for inner in entry.iterdir()):
-            yield entry
-        else:
-            yield from clips(entry)
 
 
 def _picture(archive: tarfile.TarFile, member: str) -> np.ndarray:  # [H, W, 3] float32 in 0..1

@@ -1,5 +1,6 @@
 """What a rendered head is compared with: pictures of one person with one expression, and their cameras."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,19 +74,29 @@ class Studio:
         )
 
 
-def portrait_target(photo: dict[str, np.ndarray], ground: np.ndarray) -> Target:
-    """The photo itself, as tracked; a soft one is compared at half the size, so that its blur is not learned."""
-    focal, (x, y) = float(photo["focal"]), np.asarray(photo["centre"], np.float64)
-    camera = Camera(photo["cam2world"], np.array([[focal, 0, x], [0, focal, y], [0, 0, 1]]), IMAGE_SIZE, IMAGE_SIZE)
-    image, alpha, inside = (torch.from_numpy(photo[name])[None] / 255 for name in ("image", "alpha", "inside"))
-    if photo["native"] < SOFT * IMAGE_SIZE:
+def photo_target(
+    photos: Sequence[Mapping[str, np.ndarray]],  # V rows of one person with one expression
+    ground: np.ndarray,  # [3]
+    one_sided: bool,
+) -> Target:
+    """The photos themselves, as tracked; soft ones are compared at half the size, so that their blur is not learned."""
+
+    def stacked(name: str) -> Tensor:
+        return torch.from_numpy(np.stack([photo[name] for photo in photos]))
+
+    intrinsics = np.tile(np.eye(3), (len(photos), 1, 1))
+    intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = [float(photo["focal"]) for photo in photos]
+    intrinsics[:, :2, 2] = [photo["centre"] for photo in photos]
+    camera = Camera(stacked("cam2world").numpy(), intrinsics, IMAGE_SIZE, IMAGE_SIZE)
+    image, alpha, inside = (stacked(name) / 255 for name in ("image", "alpha", "inside"))
+    if min(photo["native"] for photo in photos) < SOFT * IMAGE_SIZE:
         camera = camera.cropped(Crop((0.0, 0.0), 0.5, IMAGE_SIZE // 2, IMAGE_SIZE // 2))
         image, alpha, inside = _halved(image), _halved(alpha[..., None])[..., 0], _halved(inside[..., None])[..., 0]
-    identity, expression = (torch.from_numpy(photo[name]) for name in ("identity", "expression"))
-    return Target(image, alpha, inside, camera, identity, expression, torch.from_numpy(ground), one_sided=True)
+    identity, expression = (torch.from_numpy(photos[0][name]) for name in ("identity", "expression"))
+    return Target(image, alpha, inside, camera, identity, expression, torch.from_numpy(ground), one_sided)
 
 
-def _halved(picture: Tensor) -> Tensor:  # [1, S, S, C] -> [1, S / 2, S / 2, C]
+def _halved(picture: Tensor) -> Tensor:  # [V, S, S, C] -> [V, S / 2, S / 2, C]
     return torch.nn.functional.avg_pool2d(picture.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
 
 

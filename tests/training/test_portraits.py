@@ -11,10 +11,11 @@ from flexavatar_cli.media.samples import sample_portrait
 from flexavatar_cli.stages.matting import open_net
 from flexavatar_cli.training.config import Phase, TrainConfig
 from flexavatar_cli.training.feed import Feed
-from flexavatar_cli.training.portraits import clip_rows, clips
+from flexavatar_cli.training.people import sources_in
+from flexavatar_cli.training.portraits import clip_rows
 from flexavatar_cli.training.synthetic.pack import RESOLUTION, read_pack
 from flexavatar_cli.training.synthetic.views import IMAGE_SIZE
-from flexavatar_cli.training.targets import portrait_target
+from flexavatar_cli.training.targets import photo_target
 
 
 def test_photos_videos_and_folders_of_frames_are_clips(tmp_path):
@@ -24,9 +25,9 @@ def test_photos_videos_and_folders_of_frames_are_clips(tmp_path):
         write_png(folder / "0.png", np.zeros((4, 4, 3), np.float32))
     (tmp_path / "clip.mp4").touch()
     (tmp_path / ".hidden").touch()
-    assert list(clips(tmp_path)) == [frames, deep, tmp_path / "clip.mp4"]
+    assert list(sources_in(tmp_path)) == [frames, deep, tmp_path / "clip.mp4"]
     with pytest.raises(InputError, match="no such folder"):
-        list(clips(tmp_path / "none"))
+        list(sources_in(tmp_path / "none"))
 
 
 def test_a_clip_teaches_across_its_frames(head, pack_folder, tmp_path):
@@ -71,7 +72,8 @@ def test_a_soft_portrait_is_compared_at_half_the_size():
         "centre": np.array([33.0, 65.0], np.float32),
         "native": np.float32(size),
     }
-    sharp, soft = (portrait_target(photo | {"native": np.float32(n)}, np.ones(3, np.float32)) for n in (size, size / 2))
+    ground = np.ones(3, np.float32)
+    sharp, soft = (photo_target([photo | {"native": np.float32(n)}], ground, True) for n in (size, size / 2))
     assert sharp.picture.shape == (1, size, size, 3)
     assert soft.picture.shape == (1, size // 2, size // 2, 3)
     assert soft.alpha.shape == soft.inside.shape == (1, size // 2, size // 2)

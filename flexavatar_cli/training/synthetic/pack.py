@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Pack:
     views: dict[str, Column]
     held_views: dict[str, Column]
     portraits: dict[str, Column]  # empty when none were prepared
+    recordings: dict[str, Column] = field(default_factory=dict)  # calibrated ones, likewise
 
     @property
     def skins(self) -> np.ndarray:
@@ -114,7 +115,7 @@ def read_pack(folder: Path, head: HeadModel) -> Pack:
         raise InputError(f"{folder}: not a prepared training folder ({error}); see `flexavatar prepare`") from error
     if facts["atlas"] != atlas_digest(head):
         raise InputError(f"{folder}: prepared for a head model with another atlas; run `flexavatar prepare` again")
-    groups = {group: read_rows(folder, group) for group in ("views", "held_views", "portraits")}
+    groups = {group: read_rows(folder, group) for group in ("views", "held_views", "portraits", "recordings")}
     return Pack(facts["atlas"], facts["digest"], materials, **groups)
 
 
