@@ -87,8 +87,11 @@ class Crop:
         matrix[:2, 2] = -np.asarray(self.origin) * self.scale
         return matrix @ intrinsics
 
-    def image(self, image: np.ndarray, border: float = 1.0) -> np.ndarray:
-        """The window of `image` [H, W] or [H, W, C] float32; outside it `border`. Area-averaged when shrinking."""
+    def image(self, image: np.ndarray, border: float | None = 1.0) -> np.ndarray:
+        """The window of `image` [H, W] or [H, W, C] float32; outside it `border`, or its outermost pixels if None.
+
+        Area-averaged when shrinking.
+        """
         import cv2
 
         if self.scale < 1:  # cv2.warpAffine does not prefilter: shrink by areas first
@@ -107,8 +110,8 @@ class Crop:
             matrix,
             (self.width, self.height),
             flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=(border,) * 4,
+            borderMode=cv2.BORDER_REPLICATE if border is None else cv2.BORDER_CONSTANT,
+            borderValue=(border or 0.0,) * 4,
         )
 
 

@@ -13,7 +13,7 @@ from flexavatar_cli.core.track import Track
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.heads.surface import surface, vertex_normals
 from flexavatar_cli.heads.texels import TexelGrid
-from flexavatar_cli.media.images import to_uint8
+from flexavatar_cli.media.images import composite, to_uint8
 from flexavatar_cli.render.mesh import rasterize_mesh
 from flexavatar_cli.stages.hull import MATTE_EDGE, at_texels, at_vertices, hull_displacement
 from flexavatar_cli.stages.matting import foreground
@@ -22,6 +22,8 @@ CROP_BOTTOM = -0.20  # metres, head space: lower edge of the crop
 CROP_TOP = 0.20  # upper edge unless hair or a hat reaches higher
 CROP_HIGHEST = 0.30
 SOLID = 0.75  # alpha under which a pixel is too much background to be read as the head's colour
+RIM = 3.0  # pixels of a crop
+WHOLE = 0.999  # share of a crop's pixel that the photo covers, under which the pixel does not count as inside it
 DEPTH_TOLERANCE = 0.004  # metres between a texel and the nearest surface for it to count as seen
 SEEN_COSINES = (0.15, 0.45)  # a photo texel fades in between these facing cosines
 ERODED = 128  # one texel in so many is lost along the border of what is seen (2 texels of 256)
@@ -81,10 +83,10 @@ def crop_observation(
 
 def crop_window(rgb: np.ndarray, alpha: np.ndarray, track: Track, frame: int, crop: Crop) -> Observation:
     """The window `crop` of the picture [H, W, 3] and matte [H, W] of frame number `frame` of a track."""
-    image = crop.image(np.asarray(rgb, np.float32), border=1.0)
-    matte = crop.image(np.asarray(alpha, np.float32), border=0.0)
-    inside = crop.image(np.ones(rgb.shape[:2], np.float32), border=0.0)
-    composited = foreground(image, matte) * matte[..., None] + (1 - matte[..., None])
+    image = crop.image(np.asarray(rgb, np.float32), border=None)
+    inside = (crop.image(np.ones(rgb.shape[:2], np.float32), border=0.0) > WHOLE).astype(np.float32)
+    matte = crop.image(np.asarray(alpha, np.float32), border=None) * inside
+    composited = composite(clean_rim(foreground(image, matte), matte, inside), matte)
     return Observation(
         to_uint8(composited),
         to_uint8(matte),
@@ -93,6 +95,24 @@ def crop_window(rgb: np.ndarray, alpha: np.ndarray, track: Track, frame: int, cr
         np.asarray(track.identity, np.float32),
         np.asarray(track.expression_code[frame], np.float32),
     )
+
+
+def clean_rim(
+    front: np.ndarray,  # [H, W, 3]
+    matte: np.ndarray,  # [H, W]
+    inside: np.ndarray,  # [H, W] 0 where the photo ends, which is no rim
+) -> np.ndarray:  # [H, W, 3]
+    """The picture whose outermost RIM pixels take the colour of what is further inside.
+
+    Mattes are a pixel or two too wide here and there, and ground in the rim would become streaks seen from the side.
+    """
+    solid = ((matte > SOLID) | (inside == 0)).astype(np.uint8)
+    depth = cv2.distanceTransform(solid, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    sure = (np.clip(depth / RIM - 0.5, 0, 1) * inside)[..., None]
+    sums = cv2.GaussianBlur(np.concatenate([front * sure, sure], -1), (0, 0), RIM)
+    weight = sums[..., 3:]
+    inner = np.where(weight > 1e-3, sums[..., :3] / np.maximum(weight, 1e-3), front)
+    return front * sure + inner * (1 - sure)
 
 
 def examine(

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from flexavatar_cli.core.camera import Camera, look_at
+from flexavatar_cli.core.camera import Camera, Crop, look_at
+from flexavatar_cli.core.expression import EXPRESSION_NAMES
+from flexavatar_cli.core.track import Track
 from flexavatar_cli.heads import load_head
 from flexavatar_cli.heads.surface import surface, vertex_normals
 from flexavatar_cli.render.mesh import rasterize_mesh
 from flexavatar_cli.stages.hull import around_the_neck, at_texels, at_vertices, hull_displacement, membrane
-from flexavatar_cli.stages.observation import head_crop, texel_visibility
+from flexavatar_cli.stages.observation import RIM, clean_rim, crop_window, head_crop, texel_visibility
 
 SIZE = 256
 RESOLUTION = 128
@@ -151,3 +153,47 @@ def test_hair_on_both_sides_of_the_neck_hangs_behind_it_too(head):
     assert np.abs(filled[(z > 0) & ~beside]).max() == 0
     left_alone = around_the_neck(np.where(beside & (x > 0), 0.03, 0.0), head)
     assert left_alone[nape].max() < 1e-3
+
+
+def test_ground_in_the_rim_of_a_matte_takes_the_colour_inside():
+    matte = np.zeros((64, 64), np.float32)
+    matte[16:48, 16:48] = 1
+    picture = np.zeros((64, 64, 3), np.float32)
+    picture[17:47, 17:47] = (1, 0, 0)  # the matte is a pixel too wide: black ground lies in it
+    picture[30:34, 30:34] = (0, 0, 1)
+    clean = clean_rim(picture, matte, np.ones_like(matte))
+    np.testing.assert_allclose(clean[matte > 0][:, 1], 0, atol=1e-6)
+    assert clean[16, 32, 0] > 0.99
+    np.testing.assert_array_equal(clean[30:34, 30:34], picture[30:34, 30:34])
+
+
+def test_where_a_photo_ends_is_no_rim():
+    matte = np.ones((64, 64), np.float32)
+    picture = np.random.default_rng(0).uniform(0, 1, (64, 64, 3)).astype(np.float32)
+    inside = np.zeros_like(matte)
+    inside[:, :40] = 1
+    clean = clean_rim(picture, matte * inside, inside)
+    far = slice(int(3 * RIM), -int(3 * RIM))
+    np.testing.assert_allclose(clean[far, 38], picture[far, 38], atol=1e-6)
+
+
+def test_the_border_of_a_photo_is_not_mixed_with_white():
+    track = Track(
+        cam2world=np.eye(4)[None],
+        intrinsics=np.array([[[100.0, 0, 50], [0, 100, 50], [0, 0, 1]]]),
+        size=np.array([100, 100]),
+        fps=25.0,
+        expression_code=np.zeros((1, 59), np.float32),
+        expression_names=EXPRESSION_NAMES,
+        identity=np.zeros(4, np.float32),
+        confidence=np.ones(1, np.float32),
+        reprojection_px=np.zeros(1, np.float32),
+        landmarks=np.zeros((1, 478, 2), np.float32),
+        head_model="open-head",
+    )
+    photo = np.full((100, 100, 3), 0.2, np.float32)
+    crop = Crop.square((90.0, 50.0), 77.0, 64)  # beyond the right border, not on pixel borders
+    seen = crop_window(photo, np.ones((100, 100), np.float32), track, 0, crop)
+    assert set(np.unique(seen.inside)) == {0, 255}
+    assert seen.image[seen.inside > 0].max() <= 52
+    assert seen.alpha[seen.inside > 0].min() == 255
