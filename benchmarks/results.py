@@ -1,6 +1,6 @@
 """docs/results.md from the results of `flexavatar eval`: one command after new weights.
 
-    python benchmarks/results.py CLIPS/results.json SYNTHETIC/results.json PORTRAITS/results.json -o docs/results.md
+    python benchmarks/results.py {CLIPS,SYNTHETIC,DEV,PORTRAITS}/results.json -o docs/results.md
 
 Each file becomes a section, named after what it measured. With `-o` the contact sheets named in the document are
 copied from the `pictures` folder beside each file to `images` beside the document; without it only the text is printed.
@@ -26,6 +26,7 @@ from flexavatar_cli.evaluation.portraits import PROTOCOL as PORTRAITS
 Result = Mapping[str, Any]  # the content of a results.json
 
 ENCODED, FITTED = "encoded, 3d sink", "fitted, 3d sink"  # what `create` makes: the 3-D sink is its default
+SPLIT = Path(__file__).resolve().parents[1] / "models" / "open-1" / "dev_split.txt"
 STILL, WARPED, ON_RIG = "still photo", "warped photo", "photo on rig"
 CHAIN = (ON_RIG, ENCODED, "encoded, 2d sink", FITTED, "fitted, 2d sink")
 TOLD = ("psnr_matte", "lpips", "akd", "csim", "holes")  # of these the chain is written out in words
@@ -58,6 +59,12 @@ SECTIONS = {
         "Avatar from one frontal picture, compared with true pictures from all around: front is within 45 degrees of "
         "azimuth, back beyond 135; *input* is the picture that the avatar was made of, in its tracked camera. The "
         "other cameras are known and registered to the avatar by 3-D face landmarks, as each head's line says.",
+    ),
+    "dev": (
+        "Portraits that training never saw",
+        "Those of `models/open-1/dev_split.txt` that the packs have at 512 px, each by itself, cut to what was taken; "
+        "`benchmarks/dev_portraits.py` unpacks them. own > wrong: share of the other people's photos that the face "
+        "network finds less like the avatar than its own.",
     ),
     "photos": (
         "Photos of different people",
@@ -95,8 +102,10 @@ def main() -> None:
 
 
 def chosen_pictures(path: Path, result: Result) -> list[tuple[Path, str, str]]:
-    """(file, its name in the document, what is seen) of the first scene of each protocol."""
-    found = []
+    """(file, its name in the document, what is seen) of the first scene of each protocol; none of the dev split."""
+    found: list[tuple[Path, str, str]] = []
+    if kind_of(result) == "dev":
+        return found  # research material: measured, not shown
     for protocol, (count, words) in PICTURED.items():
         scene = next((row["scene"] for row in result["rows"] if row["protocol"] == protocol), None)
         if scene is None:
@@ -126,8 +135,12 @@ def document(results: Sequence[Result], pictures: Sequence[Sequence[tuple[Path, 
 
 
 def kind_of(result: Result) -> str:
-    """clips, sides or photos: which of SECTIONS a result belongs to."""
+    """clips, sides, dev or photos: which of SECTIONS a result belongs to."""
     protocols = {row["protocol"] for row in result["rows"]}
+    held_out = set(SPLIT.read_text(encoding="utf-8").splitlines())
+    scenes = {row["scene"] for row in result["rows"] if row["protocol"] == PORTRAITS}
+    if scenes and scenes <= held_out:
+        return "dev"
     return "photos" if PORTRAITS in protocols else "sides" if "novel view" in protocols else "clips"
 
 
@@ -206,19 +219,22 @@ def bars(results: Sequence[Result]) -> str:
     """Each bar of issue 5 that the results speak of, what was measured, and whether it is met."""
     lines = []
     for bar in BARS:
-        values = [number for result in results for number in values_of(result, bar)]
-        good = [value for value in values if value == value]
-        if not good:
-            continue
-        digits = METRICS[bar.metric].digits
-        measured = round(bar.of(good), digits)  # what is shown decides
-        met = measured >= bar.least if bar.least is not None else measured <= (bar.most or 0.0)
-        asked = f">= {bar.least:g}" if bar.least is not None else f"<= {bar.most:g}"
-        where = " ".join(part for part in (bar.protocol, bar.group) if part)
-        partial = f" ({len(good)}/{len(values)})" if len(good) < len(values) else ""
-        name = f"{METRICS[bar.metric].label} {METRICS[bar.metric].unit}".strip()
-        shown = f"{bar.summarised} {measured:.{digits}f}{partial}"
-        lines.append([f"{bar.what} ({where}; {bar.system})", name, asked, shown, "met" if met else "**missed**"])
+        told = [(result, values) for result in results if (values := values_of(result, bar))]
+        for result, values in told:
+            good = [value for value in values if value == value]
+            if not good:
+                continue
+            digits = METRICS[bar.metric].digits
+            measured = round(bar.of(good), digits)  # what is shown decides
+            met = measured >= bar.least if bar.least is not None else measured <= (bar.most or 0.0)
+            asked = f">= {bar.least:g}" if bar.least is not None else f"<= {bar.most:g}"
+            where = " ".join(part for part in (bar.protocol, bar.group) if part)
+            if len(told) > 1:
+                where = f"{where}: {SECTIONS[kind_of(result)][0].lower()}"
+            partial = f" ({len(good)}/{len(values)})" if len(good) < len(values) else ""
+            name = f"{METRICS[bar.metric].label} {METRICS[bar.metric].unit}".strip()
+            shown = f"{bar.summarised} {measured:.{digits}f}{partial}"
+            lines.append([f"{bar.what} ({where}; {bar.system})", name, asked, shown, "met" if met else "**missed**"])
     steps = [row["monotonic"] for result in results for row in result["rows"] if row.get("monotonic") is not None]
     if steps:
         share = float(np.mean(steps))
@@ -284,7 +300,8 @@ def command(result: Result) -> str:
     """The command that repeats the run, its files by name."""
     run, networks = result["run"], result["networks"]
     heads = [name for name in result["inputs"] if re.fullmatch(r"head-\d{3}", name)]
-    words = ["flexavatar eval", *(name for name in result["inputs"] if name not in heads)]
+    files = ["DEV_FOLDER"] if kind_of(result) == "dev" else [name for name in result["inputs"] if name not in heads]
+    words = ["flexavatar eval", *files]
     if heads:
         words += [f"--synthetic {len(heads)}", "--data FOLDER"]
     words += [

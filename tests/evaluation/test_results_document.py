@@ -93,3 +93,15 @@ def test_novel_views_are_told_on_both_grounds(program):
         in text
     )
     assert "| synthetic novel views on white (novel view front; fitted, 3d sink) | PSNR dB | >= 22 | mean 20.00" in text
+
+
+def test_the_dev_split_is_a_section_of_its_own(program):
+    rows = [row("portraits", "encoded, 3d sink", scene="lon_002_n", psnr_matte=22.0)]
+    held_out = result(rows, ["lon_002_n.png"], ["portraits"])
+    others = result([row("portraits", "encoded, 3d sink", psnr_matte=24.0)], ["ride.jpg"], ["portraits"])
+    text = program.document([held_out, others], [[], []])
+    assert (
+        "portraits that training never saw; encoded, 3d sink) | PSNR in dB | >= 23 | mean 22.00 | **missed** |" in text
+    )
+    assert "photos of different people; encoded, 3d sink) | PSNR in dB | >= 23 | mean 24.00 | met |" in text
+    assert "flexavatar eval DEV_FOLDER --protocol portraits" in text
