@@ -64,7 +64,8 @@ SECTIONS = {
         "Portraits that training never saw",
         "Those of `models/open-1/dev_split.txt` that the packs have at 512 px, each by itself, cut to what was taken; "
         "`benchmarks/dev_portraits.py` unpacks them. own > wrong: share of the other people's photos that the face "
-        "network finds less like the avatar than its own. The pictures are unseen, not all of the people: `docs/limits.md`.",
+        "network finds less like the avatar than its own. The pictures are unseen, not all of the people: "
+        "`docs/limits.md`.",
     ),
     "photos": (
         "Photos of different people",
