@@ -16,6 +16,7 @@ from flexavatar_cli.stages.registration import Similarity
 from flexavatar_cli.stages.tracking.solver import rotation_of
 from flexavatar_cli.stages.trajectories import load_cameras, save_cameras
 from flexavatar_cli.training.config import Phase, TrainConfig
+from flexavatar_cli.training.engine import Trainer
 from flexavatar_cli.training.feed import Feed
 from flexavatar_cli.training.people import sources_in
 from flexavatar_cli.training.recordings import cameras_of, faces_in, is_recording, moments, recording_rows, tracked
@@ -76,10 +77,25 @@ def test_cameras_come_into_head_space(recording, rows):
     assert 0.02 < (behind["seen"] > 128).mean() < 0.6
 
 
-def test_recordings_are_fed_as_multi_view_data(rows, head, pack_folder, tmp_path):
-    pack = tmp_path / "pack"
-    shutil.copytree(pack_folder, pack)
-    write_rows(pack, "recordings", (row | {"clip": np.array(3, np.int32)} for row in rows), shard=3)
+@pytest.fixture(scope="module")
+def pack(rows, pack_folder, tmp_path_factory) -> Path:
+    """The small training folder with the recording in it."""
+    folder = tmp_path_factory.mktemp("with") / "pack"
+    shutil.copytree(pack_folder, folder)
+    write_rows(folder, "recordings", (row | {"clip": np.array(3, np.int32)} for row in rows), shard=3)
+    return folder
+
+
+def test_a_recording_can_be_learned_from(pack, card, tmp_path):
+    phase = Phase(RESOLUTION, 1, 1e-3, steps=1, kind="rendered", views=3, recording_share=1.0)
+    seen: list[dict[str, float]] = []
+    trainer = Trainer(TrainConfig(model="", phases=(phase,)), card, pack, tmp_path / "run")
+    trainer.run(lambda step, terms: seen.append(terms))
+    assert np.isfinite(list(seen[0].values())).all()
+    assert seen[0]["picture"] > 0
+
+
+def test_recordings_are_fed_as_multi_view_data(head, pack):
     phase = Phase(RESOLUTION, 1, 1e-3, steps=1, kind="rendered", views=3, recording_share=1.0)
     for sinks in ("domain", "side"):
         config = TrainConfig(model="", phases=(phase,), sinks=sinks)
