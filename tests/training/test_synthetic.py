@@ -1,7 +1,9 @@
 """Synthetic heads: what a picture of texel numbers must satisfy."""
 
 import numpy as np
+import torch
 
+from flexavatar_cli.heads.surface import surface
 from flexavatar_cli.training.synthetic.hair import random_cap, random_hair, smooth_noise
 from flexavatar_cli.training.synthetic.materials import IRIS_RADIUS, PUPIL_RADIUS, draw_eye, draw_parts
 from flexavatar_cli.training.synthetic.pack import RESOLUTION
@@ -94,3 +96,13 @@ def test_only_skin_is_left_to_photographs(head):
     part = np.array(head.part_names)[head.texels(64).part.numpy()]
     assert not drawn[np.isin(part, ("face", "scalp", "neck", "bust"))].any()
     assert drawn[part == "teeth"].all()
+
+
+def test_an_open_mouth_is_dark_at_its_back(head):
+    grid = head.texels(64)
+    with torch.no_grad():
+        depth = -surface(grid, head.template).numpy()[:, 2]
+    tongue = np.array(head.part_names)[grid.part.numpy()] == "tongue"
+    brightness = draw_parts(head, 64).mean(-1)
+    front, back = (depth <= np.quantile(depth[tongue], 0.2)), (depth >= np.quantile(depth[tongue], 0.8))
+    assert brightness[tongue & back].mean() < 0.35 * brightness[tongue & front].mean()

@@ -16,6 +16,9 @@ from flexavatar_cli.heads.surface import frames, surface
 from flexavatar_cli.heads.texels import SKIN
 
 IRIS_RADIUS, PUPIL_RADIUS, LIMBUS = 0.0060, 0.0022, 0.0007  # metres from the optic axis
+MOUTH_DARKNESS = (
+    1.7  # log units of light lost in five centimetres behind the incisors, beyond the first five millimetres
+)
 
 
 @dataclass(frozen=True)
@@ -104,13 +107,15 @@ def draw_parts(head: HeadModel, resolution: int) -> np.ndarray:
     front = points[part == "teeth", 2].max()
     depth = np.clip((front - points[:, 2]) / 0.05, 0, 1)[:, None]  # 0 at the incisors, 1 five centimetres behind
     shade = np.exp(-1.3 * depth**1.5) * (0.8 + 0.2 * np.clip(normals[:, 2:], 0, 1))
-    for name, base in {
-        "teeth": (0.86, 0.82, 0.74),
-        "gums": (0.62, 0.33, 0.32),
-        "tongue": (0.66, 0.36, 0.35),
-        "mouth_socket": (0.36, 0.15, 0.14),
-    }.items():
-        color[part == name] = (np.asarray(base) * np.clip(shade, 0.12, 1))[part == name]
+    # light hardly comes behind the teeth, which stand in it themselves
+    behind = np.exp(-MOUTH_DARKNESS * np.clip(depth - 0.1, 0, 1))
+    for name, base, reached in (
+        ("teeth", (0.86, 0.82, 0.74), behind**0.5),
+        ("gums", (0.62, 0.33, 0.32), behind),
+        ("tongue", (0.66, 0.36, 0.35), behind),
+        ("mouth_socket", (0.36, 0.15, 0.14), behind),
+    ):
+        color[part == name] = (np.asarray(base) * np.clip(shade, 0.12, 1) * reached)[part == name]
     color[part == "eye_sockets"] = (0.45, 0.28, 0.25)
     for eye, name in enumerate(("eyeball_left", "eyeball_right")):
         rows = part == name
