@@ -36,7 +36,8 @@ from flexavatar_cli.stages.uv_prior import DISPLACEMENT_UNIT, UVPrior, hairiness
 
 THUMBNAIL = 256
 CORRECTIONS = 2  # rounds of putting back, through the skip path, what the network smoothed away
-PROJECTIONS = 6  # rounds of back-projection
+PROJECTIONS = 8  # rounds of back-projection
+RELAXATION = 1.6  # of each round's correction: neighbours blend, so that the plain one falls short
 SHOWN = (0.04, 0.14)  # share of its footprint from which on, and with which fully, a texel takes part; 0.28 is frontal
 MEAN_COLOR = "mean_color.png"  # beside model.yaml: the mean head's texture, on our atlas
 
@@ -151,7 +152,7 @@ def encode_observation(
             gaussians = rigged_gaussians(anchor, decode(code), identity, expression[0].cpu())
             error, share = back_projected(gaussians, seen.camera, picture, solid, instruments.backend)
             shown = ((share - SHOWN[0]) / (SHOWN[1] - SHOWN[0])).clamp(0, 1) * plain
-            code = model.corrected(code, _maps(prior, color=shown[:, None] * error).to(device))
+            code = model.corrected(code, _maps(prior, color=RELAXATION * shown[:, None] * error).to(device))
         # ... and on what no photo shows
         color = decode(code).color[0]
         strands = _strands(seen, found, prior, instruments.head, color)
