@@ -1,0 +1,119 @@
+"""An avatar code that is brought to agree with the photo it was encoded from: outline, colours, blending, hair.
+
+The network completes a head; where matte and photo speak, they have the last word. All changes go through the code's
+own skip path, so that what leaves here is a code like any other.
+"""
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from flexavatar_cli.core.attributes import TexelAttributes
+from flexavatar_cli.core.camera import Camera
+from flexavatar_cli.model import plucker_map
+from flexavatar_cli.stages.back_projection import back_projected
+from flexavatar_cli.stages.hair_detail import FLOOR, hair_detail
+from flexavatar_cli.stages.instruments import SINKS, Instruments
+from flexavatar_cli.stages.observation import SOLID, Observation, examine, outline_correction
+from flexavatar_cli.stages.rig import expressed, rig_anchor, rigged_gaussians
+from flexavatar_cli.stages.uv_prior import DISPLACEMENT_UNIT, UVPrior, hairiness, low_frequencies, uv_features
+
+CORRECTIONS = 2  # rounds of putting back what the network smoothed away
+PROJECTIONS = 8  # rounds of back-projection
+RELAXATION = 1.6  # of each round's correction: neighbours blend, so that the plain one falls short
+SHOWN = (0.04, 0.14)  # share of its footprint from which on, and with which fully, a texel takes part; 0.28 is frontal
+
+
+class Draft:
+    """The code of one observation on N texels; the methods belong in the order in which they stand here."""
+
+    @torch.no_grad()
+    def __init__(self, seen: Observation, prior: UVPrior, instruments: Instruments, bias_sink: str) -> None:
+        self.seen, self.prior, self.instruments = seen, prior, instruments
+        self.model, self.head = instruments.model, instruments.head
+        self.anchor = rig_anchor(self.head, self.model.resolution)
+        self.expression = torch.from_numpy(seen.expression)[None].to(instruments.device)
+        self.sink = torch.tensor([SINKS[bias_sink]], device=instruments.device)
+        self.found = examine(seen, self.head, self.model.resolution)
+        self.code = self._encoded()
+
+    def _encoded(self) -> Tensor:  # [1, L, D]
+        device, size = self.instruments.device, self.model.config.trunk.image_size
+        found = (self.found.color, self.found.seen, self.found.facing, self.found.displacement)
+        features = uv_features(self.prior, *(values[None] for values in found))
+        small = cv2.resize(self.seen.image, (size, size), interpolation=cv2.INTER_AREA)
+        image = torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255
+        rays = plucker_map(*_camera_tensors(self.seen.camera), size, size)
+        return self.model.encode(image.to(device), rays.to(device), features.to(device))
+
+    def attributes(self) -> TexelAttributes:
+        """What the code decodes to with the expression of the photo, on the CPU."""
+        decoded = self.model.decode(self.code, self.expression, self.sink).map(torch.Tensor.cpu)
+        return expressed(self.anchor, decoded, self.expression.cpu())
+
+    def lifted(self) -> np.ndarray:  # [N] metres
+        """How far hair and clothes stand off the head."""
+        return (self.attributes().offset[0, :, 2] * self.anchor.reach[:, 0]).numpy()
+
+    @torch.no_grad()
+    def meet_outline(self) -> None:
+        """Displace what sticks out of the matte or does not fill it."""
+        change = outline_correction(self.seen, self.head, self.model.resolution, self.lifted())
+        self._add(displacement=torch.from_numpy(change).float())
+
+    @torch.no_grad()
+    def read_colors(self) -> None:
+        """Take the photo's colours anew, where the surface is now."""
+        self.found = examine(self.seen, self.head, self.model.resolution, self.lifted())
+        for _ in range(CORRECTIONS):
+            self._add(color=self.found.seen[:, None] * (self.found.color - self.attributes().color[0]))
+
+    @torch.no_grad()
+    def back_project(self) -> None:
+        """Take the error of the render back to the texels, through the blending of neighbours."""
+        seen, identity = self.seen, torch.from_numpy(self.seen.identity)
+        arrays = (seen.image, seen.alpha, seen.inside)
+        picture, alpha, inside = (torch.from_numpy(array).float() / 255 for array in arrays)
+        solid = (alpha > SOLID).float() * inside
+        uncovered = self._uncovered()
+        for _ in range(PROJECTIONS):
+            gaussians = rigged_gaussians(self.anchor, self.attributes(), identity, self.expression[0].cpu())
+            error, share = back_projected(gaussians, seen.camera, picture, solid, self.instruments.backend)
+            shown = ((share - SHOWN[0]) / (SHOWN[1] - SHOWN[0])).clamp(0, 1) * uncovered
+            self._add(color=RELAXATION * shown[:, None] * error)
+
+    def _uncovered(self) -> Tensor:  # [N]
+        """1 but where the face is not surely seen: hair before it, or the ground beside it, would be painted on."""
+        on_face = self.head.texels(self.model.resolution).part == self.head.part_names.index("face")
+        return torch.where(on_face, self.found.seen, 1.0)
+
+    @torch.no_grad()
+    def lay_strands(self) -> None:
+        """Give unseen hair the texture of the hair seen."""
+        color = self.attributes().color[0]
+        hair = torch.maximum(hairiness(self.prior, self.found.displacement[None])[0], self.prior.on_scalp)
+        low = low_frequencies(self.prior, color[None], hair[None] + 1e-6, self.prior.hair_kernel)[0]
+        detail = hair_detail(self.seen, self.found, hair.numpy(), low.numpy(), self.head, self.prior.resolution)
+        wanted = (low + FLOOR) * torch.from_numpy(detail).exp()[:, None] - FLOOR
+        self._add(color=(hair * (1 - self.found.seen))[:, None] * (wanted.clamp(0, 1) - color))
+
+    def _add(
+        self,
+        color: Tensor | None = None,  # [N, 3]
+        displacement: Tensor | None = None,  # [N] metres
+    ) -> None:
+        """Add to the base maps of the skip path."""
+        size = self.prior.resolution
+        maps = torch.zeros(4, size * size)
+        if color is not None:
+            maps[:3, self.prior.index] = color.T
+        if displacement is not None:
+            maps[3, self.prior.index] = displacement / DISPLACEMENT_UNIT
+        self.code = self.model.corrected(self.code, maps.reshape(1, 4, size, size).to(self.instruments.device))
+
+
+def _camera_tensors(camera: Camera) -> tuple[Tensor, Tensor]:
+    """cam2world [V, 4, 4] and intrinsics [V, 3, 3] divided by the picture size (SPEC 1), float32."""
+    scale = np.array([[camera.width], [camera.height], [1.0]])
+    return torch.from_numpy(camera.cam2world).float(), torch.from_numpy(camera.intrinsics / scale).float()
