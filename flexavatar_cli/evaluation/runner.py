@@ -43,6 +43,7 @@ class Findings:
     rows: list[Row] = field(default_factory=list)
     strips: dict[tuple[str, str], list[Strip]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)  # of scenes whose numbers need one
+    commit: str | None = field(default_factory=lambda: commit())  # what was loaded, even if sources change meanwhile
 
 
 def evaluate(
@@ -170,7 +171,7 @@ def result_of(findings: Findings, bench: Bench, run: dict[str, Any], inputs: Seq
     return {
         "format": summary.FORMAT,
         "version": __version__,
-        "commit": commit(),
+        "commit": findings.commit,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "inputs": list(inputs),
         "run": {**run, "seed": bench.seed, **asdict(bench.options)},
