@@ -15,7 +15,7 @@ from flexavatar_cli.model import plucker_map
 from flexavatar_cli.stages.back_projection import back_projected
 from flexavatar_cli.stages.hair_detail import FLOOR, hair_detail
 from flexavatar_cli.stages.instruments import SINKS, Instruments
-from flexavatar_cli.stages.observation import SOLID, Observation, examine, outline_correction
+from flexavatar_cli.stages.observation import SOLID, Observation, examine, outline_correction, trusted_parts
 from flexavatar_cli.stages.rig import expressed, rig_anchor, rigged_gaussians
 from flexavatar_cli.stages.uv_prior import DISPLACEMENT_UNIT, UVPrior, hairiness, low_frequencies, uv_features
 
@@ -84,9 +84,10 @@ class Draft:
             self._add(color=RELAXATION * shown[:, None] * error)
 
     def _uncovered(self) -> Tensor:  # [N]
-        """1 but where the face is not surely seen: hair before it, or the ground beside it, would be painted on."""
-        on_face = self.head.texels(self.model.resolution).part == self.head.part_names.index("face")
-        return torch.where(on_face, self.found.seen, 1.0)
+        """1 but where the face is not surely seen and inside the mouth: what is before them would be painted on."""
+        grid = self.head.texels(self.model.resolution)
+        on_face = grid.part == self.head.part_names.index("face")
+        return torch.where(on_face, self.found.seen, torch.from_numpy(trusted_parts(self.head, grid)))
 
     @torch.no_grad()
     def lay_strands(self) -> None:

@@ -22,7 +22,7 @@ from flexavatar_cli.core.track import Track
 from flexavatar_cli.stages.back_projection import visible_share
 from flexavatar_cli.stages.hull import liftable
 from flexavatar_cli.stages.instruments import Instruments
-from flexavatar_cli.stages.observation import Observation, crop_observation
+from flexavatar_cli.stages.observation import Observation, crop_observation, trusted_parts
 from flexavatar_cli.stages.optimisation import Objective, Optimisation
 from flexavatar_cli.stages.published_fitting import PublishedObjective
 from flexavatar_cli.stages.shots import Shot
@@ -158,10 +158,12 @@ class RiggedObjective(Objective):
         self.optimiser = SharedAdam(self.code)
         self.references: dict[int, TexelAttributes] = {}
         share = self._visible_share()
-        self.hidden = (1 - share / VISIBLE_SHARE).clamp(0, 1)
+        grid = instruments.head.texels(self.model.resolution)
+        trusted = torch.from_numpy(trusted_parts(instruments.head, grid)).to(self.device)
+        # between bared teeth the mouth's inside shows, and would be painted with them
+        self.hidden = torch.maximum((1 - share / VISIBLE_SHARE).clamp(0, 1), 1 - trusted)
         self.grazing = (1 - share / FRONTAL_SHARE).clamp(0, 1)
         self.moving = self._token_gate(share)
-        grid = instruments.head.texels(self.model.resolution)
         free = torch.from_numpy(liftable(instruments.head, grid)).float().to(self.device)
         face = grid.part == instruments.head.part_names.index("face")
         self.unsure = self.grazing * face.to(self.device)

@@ -195,13 +195,13 @@ def texel_visibility(
     fade = np.clip((facing - SEEN_COSINES[0]) / (SEEN_COSINES[1] - SEEN_COSINES[0]), 0, 1)
     tolerance = DEPTH_TOLERANCE / np.maximum(facing, 0.3)
     seen = fade * within * (depth < nearest + tolerance) * np.clip((eroded[row, column] - SOLID) / (1 - SOLID), 0, 1)
-    seen *= _trusted_parts(head, fine)
+    seen *= trusted_parts(head, fine)
     seen = _erode(seen.astype(np.float32), fine)
     return TexelVisibility(pixels, seen, np.clip(facing, 0, 1).astype(np.float32), displacement.astype(np.float32))
 
 
-def _trusted_parts(head: HeadModel, grid: TexelGrid) -> np.ndarray:
-    """1 for parts whose photo pixels are theirs; the mouth's inside is too easily confused with lips."""
+def trusted_parts(head: HeadModel, grid: TexelGrid) -> np.ndarray:  # [N] float32
+    """1 for parts whose photo pixels are theirs; the mouth's inside is too easily confused with lips and teeth."""
     blocked = np.array([name in ("mouth_socket", "gums", "tongue", "eye_sockets") for name in head.part_names])
     return (~blocked[grid.part.numpy()]).astype(np.float32)
 
