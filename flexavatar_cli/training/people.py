@@ -11,9 +11,10 @@ from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.heads import load_head
 from flexavatar_cli.media.images import is_photo
 from flexavatar_cli.stages.matting import open_net
-from flexavatar_cli.training.portraits import Row, Source, clip_rows, portraits_of, training_ids
+from flexavatar_cli.training.portraits import Row, Source, clip_rows, portraits_of
 from flexavatar_cli.training.recordings import is_recording, recording_rows
 from flexavatar_cli.training.rows import write_rows
+from flexavatar_cli.training.split import training_ids
 
 log = logging.getLogger(__name__)
 

@@ -22,20 +22,10 @@ from flexavatar_cli.training.synthetic.views import IMAGE_SIZE
 
 log = logging.getLogger(__name__)
 
-HELD_OUT_EVERY = 10  # of the sorted ids: kept from training, for `eval`
-LEAST_NATIVE = 100.0  # pixels across the original crop under which a portrait teaches nothing
 CROP = 512
 
 Row = dict[str, np.ndarray]
 Source = tuple[str, Iterable[Row]]  # its name, and the pictures it gives
-
-
-def training_ids(annotations: np.lib.npyio.NpzFile) -> list[str]:
-    """Ids that training may use: not held out, and not thumbnails."""
-    order = np.argsort(annotations["id"])
-    held = set(annotations["id"][order][::HELD_OUT_EVERY])
-    good = annotations["native_px"] >= LEAST_NATIVE
-    return [str(name) for name in annotations["id"][order] if name not in held and good[annotations["id"] == name][0]]
 
 
 def portraits_of(

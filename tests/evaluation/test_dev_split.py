@@ -20,19 +20,22 @@ def program():
 
 
 def test_the_list_is_the_rule(program, shared_dir):
-    from flexavatar_cli.training.portraits import HELD_OUT_EVERY
+    from flexavatar_cli.training.split import HELD_OUT_EVERY
 
     assert program.EVERY == HELD_OUT_EVERY
     assert program.committed() == program.by_rule(shared_dir / "data")
 
 
-def test_training_takes_none_of_them(program, shared_dir):
-    from flexavatar_cli.training.portraits import training_ids
+def test_training_takes_nobody_of_them(program, shared_dir):
+    from flexavatar_cli.training.split import held_out_ids, training_ids
 
-    with np.load(shared_dir / "data" / "portraits_ann.npz") as annotations:
-        taught = training_ids(dict(annotations))  # in memory: it looks every name up
+    with np.load(shared_dir / "data" / "portraits_ann.npz") as archive:
+        annotations = dict(archive)  # in memory: it is looked up often
+    people = dict(zip(annotations["id"].astype(str).tolist(), annotations["identity"].tolist(), strict=True))
+    taught, kept = training_ids(annotations), program.committed()
     assert taught
-    assert not set(taught) & set(program.committed())
+    assert set(kept) <= held_out_ids(annotations)
+    assert not {people[name] for name in taught} & {people[name] for name in kept}
 
 
 def test_photos_are_cut_to_what_was_taken(program, shared_dir, tmp_path):

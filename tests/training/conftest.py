@@ -59,6 +59,7 @@ def pack_folder(head, views, tmp_path_factory) -> Path:
         np.full((3, count), 255, np.uint8),
         np.full((3, 3), 0.1, np.float32),
         skin.astype(np.float32).mean(0) / 255,
+        np.zeros(3, bool),
     )
     return write_pack(tmp_path_factory.mktemp("pack") / "pack", head, materials, views[:3], views[3:], 7)
 

@@ -30,10 +30,11 @@ class Materials:
     confidence: np.ndarray  # [P, N] uint8: how much of a texel is photograph, 255 for drawn parts
     hair_color: np.ndarray  # [P, 3] float32 in 0..1, the person's own where it was found
     mean_color: np.ndarray  # [N, 3] float32, mean head incl. eyes and mouth
+    held_out: np.ndarray  # [P] bool: people whose portraits training never sees
 
 
 def load_materials(data: Path, head: HeadModel, resolution: int, held_out: frozenset[str] = frozenset()) -> Materials:
-    """All skins of `ict_textures.tar` but those named in `held_out`, resampled into our atlas."""
+    """All skins of `ict_textures.tar`, resampled into our atlas; those named in `held_out` are marked."""
     from flexavatar_cli.training.head_model.build import ict_texel_source
 
     grid = head.texels(resolution)
@@ -49,7 +50,7 @@ def load_materials(data: Path, head: HeadModel, resolution: int, held_out: froze
             fits = np.load(io.BytesIO(_read(archive, f"ict_textures/{folder}/fits.npz")))
             for row, identifier in enumerate(str(name) for name in fits["id"]):
                 stem = f"ict_textures/{folder}/{identifier}"
-                if f"{stem}_face.jpg" not in members or identifier in held_out:
+                if f"{stem}_face.jpg" not in members:
                     continue
                 face = np.asarray(Image.open(io.BytesIO(_read(archive, f"{stem}_face.jpg"))).convert("RGB"))
                 known = np.asarray(Image.open(io.BytesIO(_read(archive, f"{stem}_conf.png"))).convert("L"))
@@ -65,7 +66,8 @@ def load_materials(data: Path, head: HeadModel, resolution: int, held_out: froze
     skin, confidence_all = np.stack(skins), np.stack(confidences)
     weight = confidence_all.astype(np.float32)[..., None] + 8
     mean = (skin * weight).sum(0) / weight.sum(0) / 255
-    return Materials(tuple(names), skin, confidence_all, hair, mean.astype(np.float32))
+    marked = np.isin(names, sorted(held_out))
+    return Materials(tuple(names), skin, confidence_all, hair, mean.astype(np.float32), marked)
 
 
 def _read(archive: tarfile.TarFile, member: str) -> bytes:

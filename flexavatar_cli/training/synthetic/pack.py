@@ -14,6 +14,7 @@ from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.core.files import digest_bytes, replacing
 from flexavatar_cli.heads import HeadModel, load_head
 from flexavatar_cli.training.rows import Column, read_rows, write_rows
+from flexavatar_cli.training.split import held_out_ids
 from flexavatar_cli.training.synthetic.hair import HairStyles, bake_styles, strand_grain, texel_points
 from flexavatar_cli.training.synthetic.materials import Materials, load_materials
 from flexavatar_cli.training.synthetic.views import RenderMesh, SyntheticView, render_mesh, synthetic_view
@@ -42,7 +43,7 @@ class Pack:
     def skins(self) -> np.ndarray:
         """Rows of the skins that training may use."""
         rows = np.arange(len(self.materials.names))
-        return rows[rows % HELD_OUT_EVERY != 0]
+        return rows[(rows % HELD_OUT_EVERY != 0) & ~self.materials.held_out]
 
     @property
     def held_skins(self) -> np.ndarray:
@@ -64,7 +65,8 @@ def prepare_pack(
     """Bake hair, resample skins and make `views` + `held_views` pictures into folder `output`, by seed."""
     head = load_head()
     styles = bake_styles(data, head, RESOLUTION)
-    materials = load_materials(data, head, RESOLUTION)
+    with np.load(data / "portraits_ann.npz") as annotations:
+        materials = load_materials(data, head, RESOLUTION, held_out_ids(annotations))
     grain = strand_grain(styles, head, RESOLUTION)[:, None]
     materials = replace(materials, mean_color=(materials.mean_color * (1 + grain)).astype(np.float32))
     held = np.array([styles.names.index(name) for name in HELD_OUT_STYLES])
