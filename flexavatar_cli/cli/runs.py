@@ -14,7 +14,7 @@ from flexavatar_cli.stages.instruments import Instruments
 from flexavatar_cli.stages.workfolder import WorkFolder, default_folder
 
 PRESETS = ("default", "paper")
-NETS = ("auto", "selfie", "modnet", "alpha")
+NETS = ("auto", "portrait", "selfie", "modnet", "alpha")
 MATTE_SUFFIXES = (".png", ".matte")
 
 

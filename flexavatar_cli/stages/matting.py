@@ -25,9 +25,12 @@ SOFT_EDGE = 0.02  # half width of the uncertain band, share of the person's size
 GUIDE_NOISE = 3e-4  # squared colour contrast below which the guided filter sees no edge
 GUIDE_SIDE = 1024  # the guided filter's coefficients are found at this longest side (He and Sun 2015)
 STRAND = 0.15  # alpha above which thin hair still hangs together
-SKIN_DEPTH, HAIR_BODY, HAIR_REACH = 0.025, 0.04, 0.2  # our net takes from a segmentation, adds to it, adds strands:
-STRAND_WIDTH, COLOUR_REACH = 0.008, 0.12  # ... so far from its edge and so wide, shares of the person's size
-PATCH, DISAGREEMENT = 0.02, 0.3  # size of a patch, share of the person's; mean difference that makes the net doubtful
+SURE, DOUBT = 0.85, 0.2  # a segmentation above the one closes what our net opens; only below the other it forbids
+DEEP, COLOUR_REACH = 0.03, 0.12  # shares of the person's size: how near the edge our net may take; mean colours reach
+HAIR_BODY, HAIR_REACH, STRAND_WIDTH = 0.015, 0.12, 0.01  # how far out it may add; add strands; half of their width
+PATCH, LARGEST_PATCH = 0.012, 0.06  # half the thickness of what is no gap between locks; share of the person's area
+GUIDE = "guide"  # of our net's file
+GUIDE_LIMIT = 0.003  # a segmentation is never surer than this
 LARGEST_HOLE = 0.015  # of the person's area; a larger gap is background between arm and body
 FOREGROUND_BLURS = 0.09, 0.006  # widths of the two rounds, share of the longest side: 90 and 6 of their 1000 pixels
 REFINEMENT = "3"  # raise when refined() gives other pixels, so that work folders notice
@@ -51,7 +54,7 @@ def open_net(choice: str = MatteOptions.net) -> Net:
     """The net for `auto`, `portrait`, `selfie`, `modnet` or the path of an ONNX file of MODNet's contract.
 
     `auto` is the official MODNet if it was pulled, else the segmentation: our own net is finer at hair, but leaves
-    flecks of flags beside shoulders (docs/matting.md). Raises WeightsError.
+    flecks of the ground beside shoulders (docs/matting.md). Raises WeightsError.
     """
     shipped = models_dir() / "modnet" / "modnet.onnx"
     pulled = weights.model_cache() / "modnet" / "modnet.onnx"
@@ -337,6 +340,13 @@ def modnet(path: Path) -> Net:
 
     Input float32 [1, 3, H, W], RGB in -1..1, sides multiples of 32; output alpha [1, 1, H, W] in 0..1.
     """
+    look = open_modnet(path)
+    digest = digest_bytes(b"modnet", digest_file(path).encode())
+    return Net(f"MODNet ({path.name})", digest, lambda rgb: look(rgb, None), coarse=False)
+
+
+def open_modnet(path: Path) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
+    """A function of rgb [H, W, 3] and a guide [H, W] for nets that take one, to alpha [H, W]. Raises WeightsError."""
     if not path.is_file():
         raise WeightsError(f"{path}: no such matting net; use --matte selfie, or see `flexavatar models`")
     session = open_session(path)
@@ -347,13 +357,18 @@ def modnet(path: Path) -> Net:
     if not fits(outputs[0].shape, 1):
         raise WeightsError(f"{contract}: gives {[(o.name, o.shape) for o in outputs]}")
     fixed = [side if isinstance(side, int) else None for side in inputs[0].shape[2:]]
+    guided = GUIDE in [entry.name for entry in session.get_overridable_initializers()]
 
-    def probability(rgb: np.ndarray) -> np.ndarray:
+    def look(rgb: np.ndarray, guide: np.ndarray | None) -> np.ndarray:
         height, width = (side or wanted for side, wanted in zip(fixed, modnet_size(*rgb.shape[:2])))
         small = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
-        tensor = np.ascontiguousarray((small * 2 - 1).transpose(2, 0, 1)[None], np.float32)
+        feed: dict[str, np.ndarray] = {
+            inputs[0].name: np.ascontiguousarray((small * 2 - 1).transpose(2, 0, 1)[None], np.float32)
+        }
+        if guided and guide is not None:
+            feed[GUIDE] = cv2.resize(guide, (width // 4, height // 4), interpolation=cv2.INTER_AREA)[None, None]
         try:
-            alpha = session.run(None, {inputs[0].name: tensor})[0]
+            alpha = session.run(None, feed)[0]
         except broken() as error:
             raise WeightsError(f"{contract}: fails on a picture of {width} x {height}") from error
         if alpha.shape != (1, 1, height, width) or not np.isfinite(alpha).all():
@@ -361,42 +376,81 @@ def modnet(path: Path) -> Net:
         full = cv2.resize(alpha[0, 0], (rgb.shape[1], rgb.shape[0]), interpolation=cv2.INTER_LINEAR)
         return np.clip(full, 0, 1).astype(np.float32)
 
-    return Net(f"MODNet ({path.name})", digest_bytes(b"modnet", digest_file(path).encode()), probability, coarse=False)
+    return look
 
 
 def portrait(path: Path) -> Net:
-    """Our own matting net around the segmentation's edge, where the two broadly agree; elsewhere the segmentation.
-
-    The net draws hair that the segmentation cannot see, the segmentation keeps faces, hats and dark hair whole.
-    """
-    fine, rough = modnet(path), selfie()
+    """Our own matting net, told what the segmentation says; the segmentation also guards it against strays."""
+    look, rough = open_modnet(path), selfie()
 
     def probability(rgb: np.ndarray) -> np.ndarray:
         segmented = rough.probability(rgb)
-        return agreed(finished(rgb, segmented, rough), within(rgb, segmented, fine.probability(rgb)))
+        return guarded(rgb, look(rgb, guide_of(segmented)), segmented, finished(rgb, segmented, rough))
 
-    digest = digest_bytes(b"portrait", fine.digest.encode(), rough.digest.encode())
-    return Net("portrait-matting in the band of MediaPipe selfie segmentation", digest, probability, False, guided=True)
+    digest = digest_bytes(b"portrait", digest_file(path).encode(), rough.digest.encode())
+    return Net("portrait-matting, guided by MediaPipe selfie segmentation", digest, probability, False, guided=True)
 
 
-def within(
+def guarded(
     rgb: np.ndarray,  # [H, W, 3]
-    rough: np.ndarray,  # [H, W] a segmentation
     fine: np.ndarray,  # [H, W] a matte
+    rough: np.ndarray,  # [H, W] a segmentation
+    refined: np.ndarray,  # [H, W] its refinement
 ) -> np.ndarray:  # [H, W]
-    """The matte near the segmentation's edge, 1 deep inside of it; outside only thin strands of the person's colour."""
-    solid = rough > 0.5
-    size = float(np.sqrt(solid.sum()))
-    if not solid.any() or solid.all():
-        return rough
-    depth, away = distance(~solid) / size, distance(solid) / size
-    inside = np.clip(2 * depth / SKIN_DEPTH - 1, 0, 1) * np.clip((rough - 0.5) / 0.4, 0, 1)
+    """The matte, solid where both see the person and deep inside; beyond the segmentation only what may be hair of it.
+
+    What the matte takes away from the segmentation is believed, unless it is a hole or a patch of some thickness.
+    """
+    seen = rough > 0.5
+    if not seen.any() or seen.all():
+        return fine
+    fine = restored(fine, rough, refined)
+    person = filled(fine > 0.5, rough > SURE)
+    size = float(np.sqrt(person.sum()))
+    if not person.any():
+        return fine
+    sure = person & (rough > SURE)
+    inside = np.clip(distance(~sure) / (DEEP * size) - 1, 0, 1)
+    away = distance(rough > DOUBT) / size
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * max(1, round(STRAND_WIDTH * size)) + 1,) * 2)
-    thin = fine - cv2.morphologyEx(fine, cv2.MORPH_OPEN, disc)
-    near = np.clip(2 - away / HAIR_BODY, 0, 1)
-    outside = near * fine + (1 - near) * thin * (away < HAIR_REACH)
-    outside = np.minimum(outside, 2 * likeness(rgb, solid, away > HAIR_BODY, round(COLOUR_REACH * size)))
-    return np.where(solid, np.maximum(fine, inside), outside).astype(np.float32)
+    strands = fine - cv2.morphologyEx(fine, cv2.MORPH_OPEN, disc)
+    reached = np.maximum(np.clip(2 - away / HAIR_BODY, 0, 1) * fine, np.clip(2 - away / HAIR_REACH, 0, 1) * strands)
+    alike = likeness(rgb, seen, distance(seen) > 0.05 * size, round(COLOUR_REACH * size))
+    outside = np.where(rough > DOUBT, reached, np.minimum(reached, alike))
+    return np.maximum(outside, inside).astype(np.float32)
+
+
+def restored(
+    fine: np.ndarray,  # [H, W] a matte
+    rough: np.ndarray,  # [H, W] a segmentation
+    refined: np.ndarray,  # [H, W] its refinement
+) -> np.ndarray:  # [H, W]
+    """The matte with the patches that it lost and the segmentation is sure of, such as a white cap on white.
+
+    Thin ones stay lost (gaps between locks, a wide outline), and so do large ones (the segmentation erred).
+    """
+    size = float(np.sqrt((rough > 0.5).sum()))
+    lost = (rough > 0.7) & (fine < 0.5)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(lost.astype(np.uint8), connectivity=4)
+    if count < 2 or lost.all():
+        return fine
+    thick = np.bincount(labels[distance(~lost) > PATCH * size], minlength=count) > 0
+    certainty = np.bincount(labels.ravel(), rough.ravel(), count) / stats[:, cv2.CC_STAT_AREA]
+    chosen = thick & (certainty > SURE) & (stats[:, cv2.CC_STAT_AREA] < LARGEST_PATCH * size**2)
+    chosen[0] = False  # label 0 is the rest
+    if not chosen.any():
+        return fine
+    near = distance(chosen[labels]) <= 2 + PATCH / 2 * size
+    return np.where(near, np.maximum(fine, refined), fine)
+
+
+def filled(figure: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """A figure [H, W] bool with those of its gaps that are small and mostly lie where `allowed` [H, W] bool."""
+    _, gaps, sizes, _ = cv2.connectedComponentsWithStats((~figure).astype(np.uint8), connectivity=4)
+    share = np.bincount(gaps.ravel(), allowed.ravel(), len(sizes)) / np.maximum(sizes[:, cv2.CC_STAT_AREA], 1)
+    chosen = (share > 0.8) & (sizes[:, cv2.CC_STAT_AREA] < LARGEST_PATCH * figure.sum())
+    chosen[0] = False  # label 0 is the figure
+    return figure | chosen[gaps]
 
 
 def likeness(
@@ -405,7 +459,10 @@ def likeness(
     ground: np.ndarray,  # [H, W] bool
     reach: int,  # pixels
 ) -> np.ndarray:  # [H, W] in 0..1
-    """How far a colour lies on the way from the ground's to the person's, both means of the surroundings."""
+    """How well a colour is told by mixing the ground's and the person's, both means of the surroundings.
+
+    1 from half of the way to the person's colour, less what no mixture explains.
+    """
 
     def mean(part: np.ndarray) -> np.ndarray:
         weight = part.astype(np.float32)
@@ -414,21 +471,16 @@ def likeness(
 
     behind = mean(ground)
     way = mean(person) - behind
-    share = ((rgb - behind) * way).sum(-1) / np.maximum((way**2).sum(-1), 1e-3)
-    return np.clip(share, 0, 1).astype(np.float32)
+    length = np.maximum((way**2).sum(-1), 1e-3)
+    share = np.clip(((rgb - behind) * way).sum(-1) / length, 0, 1)
+    apart = np.sqrt(((rgb - behind - share[..., None] * way) ** 2).sum(-1) / length)
+    return np.clip(2 * share - apart, 0, 1).astype(np.float32)
 
 
-def agreed(
-    sure: np.ndarray,  # [H, W] a refined segmentation
-    fine: np.ndarray,  # [H, W] a matte
-) -> np.ndarray:  # [H, W]
-    """The fine matte where it differs by strands and edges, the sure one where whole patches differ."""
-    size = float(np.sqrt((sure > 0.5).sum()))
-    if size == 0:
-        return sure
-    patches = cv2.GaussianBlur(np.abs(fine - sure), (0, 0), PATCH * size)
-    trust = np.clip(1.5 - patches / DISAGREEMENT, 0, 1)
-    return (sure + (fine - sure) * trust).astype(np.float32)
+def guide_of(probability: np.ndarray) -> np.ndarray:
+    """What our net is told of a segmentation [H, W]: its logits, halved and limited."""
+    sure = np.clip(probability, GUIDE_LIMIT, 1 - GUIDE_LIMIT)
+    return (0.5 * np.log(sure / (1 - sure))).astype(np.float32)
 
 
 def fits(shape: list[int | str | None], channels: int) -> bool:

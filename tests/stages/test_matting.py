@@ -122,41 +122,66 @@ def test_strands_stay_and_strangers_go():
     assert result[:8, :10].max() == 0
 
 
-def test_own_net_is_heard_at_the_edge_alone():
+def test_own_net_is_guarded():
     rough = np.zeros((200, 200), np.float32)
-    rough[50:200, 50:150] = 1
-    fine = np.random.default_rng(0).random((200, 200)).astype(np.float32)
-    rgb = np.zeros((200, 200, 3), np.float32)
-    rgb[:50] = 1
-    result = matting.within(rgb, rough, fine)
-    assert result[90:200, 75:125].min() == 1  # no holes deep inside
-    assert result[:15].max() == 0  # nothing far outside
-    np.testing.assert_array_equal(result[50, 80:120], fine[50, 80:120])
-
-
-def test_strands_have_the_persons_colour():
-    rough = np.zeros((200, 200), np.float32)
-    rough[100:200, 50:150] = 1
+    rough[60:200, 50:150] = 1
+    rgb = np.repeat(1 - rough[..., None], 3, -1)  # a dark person before a white wall
     fine = rough.copy()
-    fine[75:100, [70, 130]] = 1
-    rgb = np.ones((200, 200, 3), np.float32)
-    rgb[100:200, 50:150] = 0
-    rgb[75:100, 70] = 0.1  # hair; the other column is ground
-    result = matting.within(rgb, rough, fine)
-    assert result[85, 70] > 0.9
-    assert result[85, 130] < 0.1
+    fine[100:110, 90:100] = 0  # a hole
+    fine[130:200, 50:80] = 0  # so large that the segmentation may have erred
+    fine[60:62, 100:148] = 0  # a wide outline
+    fine[58:60, 60:80] = 0.6  # hair
+    fine[44:60, 80] = 0.7  # a strand
+    rgb[44:60, 60:82] = 0.1
+    fine[44:60, 120] = 0.7  # none: it has the wall's colour
+    fine[120:180, 170:195] = 1  # a stranger
+    fine[160:162, 150:170] = 1  # ... who touches
+    result = matting.guarded(rgb, fine, rough, rough)
+    assert result[100:110, 90:100].min() == 1
+    assert result[140:, 50:70].max() == 0
+    assert result[60:62, 105:140].max() == 0
+    np.testing.assert_allclose(result[59, 60:80], 0.6)
+    assert result[48:59, 80].min() > 0.6
+    assert result[44:58, 120].max() == 0
+    assert result[120:180, 175:190].max() == 0
+    np.testing.assert_array_equal(matting.guarded(rgb, fine, 0 * rough, rough), fine)  # it sees nobody
 
 
-def test_strands_are_believed_and_patches_are_not():
-    sure = np.zeros((200, 200), np.float32)
-    sure[80:200, 50:150] = 1
-    fine = sure.copy()
-    fine[40:80, 70] = 0.8  # a strand
-    fine[120:160, 80:120] = 0  # a hole
-    result = matting.agreed(sure, fine)
-    assert result[60, 70] > 0.75
-    assert result[140, 100] == 1
-    np.testing.assert_array_equal(matting.agreed(np.zeros_like(sure), fine), 0)
+def test_lost_patches_are_restored():
+    rough = np.zeros((200, 200), np.float32)
+    rough[20:180, 20:180] = 1
+    fine = rough.copy()
+    fine[20:40, 60:90] = 0  # a cap
+    fine[40:150, 100:102] = 0  # a gap between locks
+    result = matting.restored(fine, rough, rough)
+    assert result[20:40, 60:90].min() == 1
+    assert result[45:150, 100:102].max() == 0
+    assert matting.restored(0 * fine, rough, rough).max() == 0  # too much
+    np.testing.assert_array_equal(matting.restored(rough, rough, rough), rough)
+
+
+def test_a_guide_reaches_nets_that_take_one(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    path = make_net(tmp_path / "tiny.onnx")
+    rgb, guide = np.full((64, 64, 3), 0.2, np.float32), np.ones((64, 64), np.float32)
+    np.testing.assert_allclose(matting.open_modnet(path)(rgb, guide), 0.2, atol=1e-6)  # is not asked for one
+    model = onnx.load(str(path))
+    model.graph.node[-1].input[0] = "told"
+    model.graph.node.insert(3, onnx.helper.make_node("ReduceMean", ["guide"], ["mean_guide"], axes=[2, 3]))
+    model.graph.node.insert(4, onnx.helper.make_node("Mul", ["one", "mean_guide"], ["told"]))
+    model.graph.input.append(onnx.helper.make_tensor_value_info("guide", onnx.TensorProto.FLOAT, [1, 1, "y", "x"]))
+    model.graph.initializer.append(onnx.helper.make_tensor("guide", onnx.TensorProto.FLOAT, [1, 1, 1, 1], [2.0]))
+    onnx.save(model, str(path))
+    look = matting.open_modnet(path)
+    np.testing.assert_allclose(look(rgb, None), 0.4, atol=1e-6)
+    np.testing.assert_allclose(look(rgb, 3 * guide), 0.6, atol=1e-6)
+
+
+def test_segmentations_speak_in_logits():
+    sure = matting.guide_of(np.array([0, 0.5, 1], np.float32))
+    assert sure[1] == 0
+    assert sure[2] == pytest.approx(-sure[0], rel=1e-3)
+    assert 2.5 < sure[2] < 3.5
 
 
 def test_one_figure_without_small_holes():

@@ -7,15 +7,16 @@ import torch
 
 from flexavatar_cli.core.errors import InputError, UsageError
 from flexavatar_cli.media.frames import open_frames
-from flexavatar_cli.media.images import composite, write_png
+from flexavatar_cli.media.images import composite, read_photo, resize, write_png
 from flexavatar_cli.media.video import write_video
-from flexavatar_cli.stages.matting import Net, modnet
+from flexavatar_cli.stages.matting import Net, matte_picture, modnet, open_modnet, selfie
 from flexavatar_cli.training.matting.attire import clothes, polygon
 from flexavatar_cli.training.matting.cards import blend_cards
-from flexavatar_cli.training.matting.composites import Painter, band_of, composed, placement
+from flexavatar_cli.training.matting.composites import Painter, band_of, composed, cut_inside, placement
 from flexavatar_cli.training.matting.cutouts import UNKNOWN, agreement, is_held_out, key, write_rgba
+from flexavatar_cli.training.matting.edges import TRUTH, Subject, edge_errors, subjects
 from flexavatar_cli.training.matting.export import export
-from flexavatar_cli.training.matting.grounds import behind, painted
+from flexavatar_cli.training.matting.grounds import behind, cluttered, painted
 from flexavatar_cli.training.matting.losses import matting_losses
 from flexavatar_cli.training.matting.measuring import comparison, flicker, hair_band, measure
 from flexavatar_cli.training.matting.network import SEMANTIC_STRIDE, MattingNetwork
@@ -106,6 +107,31 @@ def test_grounds_are_pictures():
     assert behind(rgb, labels, 48, generator).min() > 0.7  # nothing of the black person
 
 
+def test_clutter_stays_a_picture():
+    for seed in range(25):
+        ground = np.full((96, 96, 3), 0.5, np.float32)
+        cluttered(ground, np.random.default_rng(seed))
+        assert ground.shape == (96, 96, 3)
+        assert 0 <= ground.min() <= ground.max() <= 1
+        assert np.isfinite(ground).all()
+
+
+def test_portraits_are_cut_inside_their_outline():
+    labels = np.full((128, 128), UNKNOWN, np.uint8)
+    labels[:, :15] = labels[:10] = labels[:, 110:] = 0
+    labels[30:, 40:90] = 255
+    labels[60:64, 60:64] = UNKNOWN  # glasses: within the outline
+    portrait = np.dstack([np.full((128, 128, 3), 99, np.uint8), labels])
+    assert cut_inside(portrait) is None  # too much is open
+    labels[:, :37] = labels[:, 93:] = 0
+    portrait[..., 3] = labels
+    alpha = cut_inside(portrait)[..., 3]
+    assert alpha[62, 62] == 255
+    assert alpha[:, :36].max() == 0
+    portrait[-8:, :, 3] = 0
+    assert cut_inside(portrait) is None  # floats
+
+
 def test_composites_know_their_alpha():
     colour, alpha = person()
     rgba = np.dstack([colour * 255, alpha * 255]).astype(np.uint8)
@@ -154,6 +180,13 @@ def test_the_file_keeps_modnets_contract(tmp_path):
         expected = network(torch.from_numpy(rgb.transpose(2, 0, 1)[None] * 2 - 1))[0, 0].numpy()
     np.testing.assert_allclose(net.probability(rgb), expected, atol=1e-4)
     assert net.probability(rgb[:300, :200]).shape == (300, 200)  # 512 x 352: an odd number of strides
+    guide = np.random.default_rng(1).normal(0, 2, (512, 640)).astype(np.float32)
+    quarter = cv2.resize(guide, (160, 128), interpolation=cv2.INTER_AREA)
+    with torch.inference_mode():
+        expected = network(
+            torch.from_numpy(rgb.transpose(2, 0, 1)[None] * 2 - 1), torch.from_numpy(quarter)[None, None]
+        )
+    np.testing.assert_allclose(open_modnet(path)(rgb, guide), expected[0, 0].numpy(), atol=1e-4)
 
 
 def test_training_goes_on_where_it_was_cut(pack):
@@ -176,22 +209,44 @@ def test_crops_train_the_detail_branch_alone(pack):
     phase = Phase(128, 1.0, 2, 1e-3, crop=64, crops=2)
     trainer = Trainer(MattingConfig("matting", 0, (phase,), bfloat16=False), pack, pack / "run")
     before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
-    picture, truth = (torch.stack(part) for part in zip(*[s.tensors() for s in samples(pack, 128, exact=True)]))
+    picture, truth = (torch.stack(part) for part in zip(*[s.tensors() for s in samples(pack, 128)]))
     trainer.update(picture, truth, 1e-3, phase)
     changed = {
         name.split(".")[0] for name, value in trainer.network.state_dict().items() if (value != before[name]).any()
     }
     assert {"fine_half", "fine_quarter", "detail", "fusion"} <= changed
-    assert not changed & {"stem", "quarter", "eighth", "last", "semantic", "up_eighth"}
+    assert not changed & {"stem", "quarter", "eighth", "last", "semantic", "up_quarter"}
     for _, top, left in edge_corners(truth[:, 2], 64, 3):
         assert top % 4 == left % 4 == 0
         assert 0 <= min(top, left) <= max(top, left) <= 64
 
 
-def samples(pack, side=64, exact=False):
+def test_the_semantic_branch_is_trained_alone_and_batches_echo(pack):
+    phase = Phase(64, 0.03, 4, 1e-3, reduction=0, echo=True)
+    config = MattingConfig("matting", 0, (phase,), bfloat16=False)
+    trainer, counts = Trainer(config, pack, pack / "run"), []
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    step = trainer.update
+
+    def counted(image, truth, rate, phase):
+        counts.append(len(image))
+        return step(image, truth, rate, phase)
+
+    trainer.update = counted
+    trainer.run()
+    assert counts[0] == 2
+    assert set(counts[1:]) <= {4}
+    changed = {
+        name.split(".")[0] for name, value in trainer.network.state_dict().items() if (value != before[name]).any()
+    }
+    assert {"stem", "last", "up_quarter", "semantic"} <= changed
+    assert not changed & {"fine_half", "detail", "fusion"}
+
+
+def samples(pack, side=64):
     """A few samples of every kind."""
     painter, generator = Painter(pack), np.random.default_rng(0)
-    return [painter.sample(side, generator, exact) for _ in range(4)]
+    return [painter.sample(side, generator) for _ in range(4)]
 
 
 def test_hold_out_is_measured(pack):
@@ -243,3 +298,22 @@ def test_the_train_command_knows_the_matting_net_by_its_configuration(pack, tmp_
     assert (tmp_path / "run" / "state.pt").exists()
     config.write_text("kind: matting\nphases: 3\n")
     assert run(["train", str(config), "--data", str(pack), "-o", str(tmp_path / "run")]) == 2
+
+
+def test_subjects_stand_before_their_ground(pack):
+    (found,) = subjects(pack, ["cutout/0"])
+    assert found.rgb.shape == (128, 128, 3)
+    clear = found.alpha == 0
+    assert np.abs(found.rgb - found.ground)[clear].mean() < 0.1
+
+
+def test_the_edge_error_of_avatars_is_measured_against_the_truth(tiny_instruments, portrait, tmp_path):
+    rgb = resize(read_photo(portrait).rgb, (256, 300))
+    net = Net("half", "0", lambda picture: np.float32(np.arange(300) < 150)[:, None].repeat(256, 1), coarse=False)
+    alpha = matte_picture(rgb, selfie())
+    subject = Subject("one", rgb, alpha, np.ones_like(rgb))
+    rows, tiles = edge_errors(subject, [net], tiny_instruments, tmp_path, steps=1)
+    assert [row["net"] for row in rows] == ["half", TRUTH]
+    assert rows[0]["pixels"] == rows[1]["pixels"] > 100
+    assert rows[1]["matte"] < 0.01 < rows[0]["matte"]
+    assert len(tiles) == 7

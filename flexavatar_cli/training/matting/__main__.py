@@ -32,7 +32,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
     nets = {"selfie + guided filter": selfie()}
     for path in arguments.onnx:
-        nets |= {f"{path.stem} alone": modnet(path), f"{path.stem} within selfie": portrait(path)}
+        nets |= {f"{path.stem} alone": modnet(path), f"{path.stem} guided by selfie": portrait(path)}
     for row in measure(nets, arguments.pack):
         print(json.dumps(row))
 
@@ -46,6 +46,23 @@ def tremble(arguments: argparse.Namespace) -> None:
     for net in (selfie(), portrait(arguments.onnx)):
         single, smooth = flicker(frames, net, smoothed=False), flicker(frames, net)
         print(json.dumps({"clip": arguments.clip.name, "net": net.name, "single": single, "smoothed": smooth}))
+
+
+def edges(arguments: argparse.Namespace) -> None:
+    """The edge error of avatars of held-out people with the segmentation's mattes, ours and the true ones."""
+    from flexavatar_cli.media.images import sheet, write_image
+    from flexavatar_cli.stages.instruments import load_instruments
+    from flexavatar_cli.stages.matting import portrait, selfie
+    from flexavatar_cli.training.matting.edges import edge_errors, subjects
+
+    instruments, pages = load_instruments(arguments.model), []
+    for subject in subjects(arguments.pack, arguments.people):
+        folder = arguments.output / subject.name.replace("/", "_")
+        rows, tiles = edge_errors(subject, [selfie(), portrait(arguments.onnx)], instruments, folder, arguments.steps)
+        pages.append(tiles)
+        for row in rows:
+            print(json.dumps(row), flush=True)
+    write_image(arguments.output / "edges.png", sheet(pages))
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -80,6 +97,14 @@ def main() -> None:
     trembling.add_argument("onnx", type=Path)
     trembling.add_argument("clip", type=Path)
     trembling.set_defaults(run=tremble)
+    edging = commands.add_parser("edges")
+    edging.add_argument("pack", type=Path)
+    edging.add_argument("onnx", type=Path)
+    edging.add_argument("output", type=Path, help="folder to work in")
+    edging.add_argument("people", nargs="+", help="kind/number, such as head/3 or cutout/5")
+    edging.add_argument("--steps", type=int, default=50)
+    edging.add_argument("--model", default="open-1")
+    edging.set_defaults(run=edges)
     comparing = commands.add_parser("sheet")
     comparing.add_argument("onnx", type=Path)
     comparing.add_argument("sheet", type=Path, help="picture to write")

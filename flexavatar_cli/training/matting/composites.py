@@ -1,8 +1,8 @@
 """Training pictures: people before random grounds, with what cameras and codecs do to them."""
 
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -12,10 +12,17 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from flexavatar_cli.core.errors import InputError
+from flexavatar_cli.media.images import to_float
+from flexavatar_cli.stages.matting import Probability, guide_of, selfie
 from flexavatar_cli.training.matting.cutouts import UNKNOWN, is_held_out
-from flexavatar_cli.training.matting.grounds import behind, painted
+from flexavatar_cli.training.matting.grounds import behind, cluttered, painted
 
-SHARES = {"cutout": 0.35, "head": 0.37, "portrait": 0.28}
+KINDS = ("cutout", "head", "portrait")
+SHARES = {"cutout": 0.24, "head": 0.38, "portrait": 0.2, "pasted": 0.18}
+GUIDED = {"cutout": 0.36, "head": 0.42, "portrait": 0.22}  # of pictures that come with a segmentation
+CLUTTERED, CAMOUFLAGED = 0.4, 0.12  # shares of training's grounds
+LEAST_FOOT = 0.25  # of the lower edge's pixels are the person's, in portraits to cut out
+MOST_UNKNOWN = 0.2  # of their pixels
 BAND = 1 / 40  # half width of the detail branch's band, share of the picture's side (MODNet: 15 of 512)
 
 
@@ -29,10 +36,12 @@ class Sample:
     band: np.ndarray  # [S, S] float32, 1 near soft edges of exact mattes
     contrast: np.ndarray  # [S, S] float32, |foreground - ground|
 
-    def tensors(self) -> tuple[Tensor, Tensor]:
-        """The picture [3, S, S] in -1..1, and alpha, known, band, contrast [4, S, S]."""
+    def tensors(self, segmenter: Probability | None = None) -> tuple[Tensor, Tensor]:
+        """The picture [3, S, S] in -1..1, and alpha, known, band, contrast, guide [5, S, S]; the guide may be 0."""
         image = torch.from_numpy(self.image.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1)
-        return image, torch.from_numpy(np.stack([self.alpha, self.known, self.band, self.contrast]).astype(np.float32))
+        guide = np.zeros_like(self.alpha) if segmenter is None else guide_of(segmenter(to_float(self.image)))
+        truth = np.stack([self.alpha, self.known, self.band, self.contrast, guide])
+        return image, torch.from_numpy(truth.astype(np.float32))
 
 
 def read_rgba(path: Path) -> np.ndarray:
@@ -105,7 +114,7 @@ def photographed(image: np.ndarray, generator: np.random.Generator) -> np.ndarra
     """uint8 of a picture [S, S, 3] after lens blur, resampling, noise and JPEG, each now and then."""
     side = len(image)
     if generator.random() < 0.25:
-        image = cv2.GaussianBlur(image, (0, 0), generator.uniform(0.3, side / 250))
+        image = cv2.GaussianBlur(image, (0, 0), generator.uniform(0.3, max(0.3, side / 250)))
     if generator.random() < 0.2:
         small = int(side * generator.uniform(0.35, 0.9))
         image = cv2.resize(cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA), (side, side))
@@ -162,13 +171,28 @@ def half_labelled(portrait: np.ndarray, side: int, generator: np.random.Generato
     return Sample(pixels, (labels > UNKNOWN).astype(np.float32), known, np.zeros_like(known), np.zeros_like(known))
 
 
+def cut_inside(portrait: np.ndarray) -> np.ndarray | None:
+    """A real person [H, H, 4] uint8 cut out a little inside the labelled outline; None if it is too ragged.
+
+    Hair is lost, but the alpha of what was cut is exact.
+    """
+    labels = portrait[..., 3]
+    foot = labels[-len(labels) // 64 :] == 255
+    if foot.mean() < LEAST_FOOT or (labels == UNKNOWN).mean() > MOST_UNKNOWN:
+        return None
+    outlines, _ = cv2.findContours((labels == 255).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    mask = np.zeros_like(labels)
+    cv2.drawContours(mask, [max(outlines, key=cv2.contourArea)], -1, (255.0,), -1)
+    return np.dstack([portrait[..., :3], cv2.GaussianBlur(mask, (0, 0), len(mask) / 256)])
+
+
 class Painter:
     """Draws samples from `cutout/`, `head/` and `portrait/` below a pack. Raises InputError if one is empty."""
 
     def __init__(self, pack: Path, held_out: bool = False, largest: int = 512) -> None:
         self.files: dict[str, list[Path]] = {}
         self.read = functools.cache(lambda path: shrunk(read_rgba(path), largest))  # a whole pack is about 1 GB
-        for kind in SHARES:
+        for kind in KINDS:
             files = sorted((pack / kind).glob("*.png"))
             self.files[kind] = [file for file in files if kind == "head" or is_held_out(file.stem) == held_out]
             if not self.files[kind]:
@@ -185,26 +209,46 @@ class Painter:
         """Any picture of a kind."""
         return self.read(self.files[kind][generator.integers(len(self.files[kind]))])
 
-    def sample(self, side: int, generator: np.random.Generator, exact: bool = False) -> Sample:
-        """One sample of `side` pixels; with `exact`, of known alpha everywhere."""
-        shares = {kind: share for kind, share in SHARES.items() if not exact or kind != "portrait"}
-        kind = generator.choice(list(shares), p=np.array(list(shares.values())) / sum(shares.values()))
-        picture = self.pick(kind, generator)
+    def training_ground(self, person: np.ndarray, generator: np.random.Generator, side: int) -> np.ndarray:
+        """A ground [side, side, 3], often with things about, now and then of the person's own colours."""
+        ground = self.ground(side, generator)
+        if generator.random() < CAMOUFLAGED:
+            rows, columns = np.nonzero(person[..., 3] > 250)
+            pick = generator.integers(len(rows))
+            own = person[rows[pick], columns[pick], :3].astype(np.float32) / 255
+            ground = np.clip(ground + (own - ground.mean((0, 1))) * np.float32(generator.uniform(0.6, 1)), 0, 1)
+        if generator.random() < CLUTTERED:
+            ground = np.ascontiguousarray(ground, np.float32)
+            cluttered(ground, generator)
+        return ground
+
+    def sample(self, side: int, generator: np.random.Generator, shares: Mapping[str, float] = SHARES) -> Sample:
+        """One sample of `side` pixels, of each kind by its share."""
+        kind = generator.choice(list(shares), p=np.array(list(shares.values())))
+        picture = self.pick("portrait" if kind == "pasted" else kind, generator)
+        if kind == "pasted":
+            inside = cut_inside(picture)
+            kind, picture = ("portrait", picture) if inside is None else (kind, inside)
         if kind == "portrait":
             return half_labelled(picture, side, generator)
-        return composed(picture, self.ground(side, generator), 0.75 if kind == "cutout" else 0.5, generator)
+        smallest = {"cutout": 0.75, "head": 0.5, "pasted": 0.85}[kind]
+        sample = composed(picture, self.training_ground(picture, generator, side), smallest, generator)
+        return replace(sample, band=np.zeros_like(sample.band)) if kind == "pasted" else sample
 
 
 class Stream(IterableDataset):
-    """Endless batches; the same ones for the same seed."""
+    """Endless batches; the same ones for the same seed. With `guided`, a segmentation comes with each picture."""
 
-    def __init__(self, pack: Path, side: int, batch: int, seed: int, exact: bool = False) -> None:
-        self.pack, self.side, self.batch, self.seed, self.exact = pack, side, batch, seed, exact
+    def __init__(self, pack: Path, side: int, batch: int, seed: int, guided: bool = False) -> None:
+        self.pack, self.side, self.batch, self.seed, self.guided = pack, side, batch, seed, guided
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         cv2.setNumThreads(1)
         generator = np.random.default_rng(self.seed)
         painter = Painter(self.pack, largest=2 * self.side)
+        segmenter = selfie().probability if self.guided else None
+        shares = GUIDED if self.guided else SHARES
         while True:
-            pairs = [painter.sample(self.side, generator, self.exact).tensors() for _ in range(self.batch)]
+            samples = [painter.sample(self.side, generator, shares) for _ in range(self.batch)]
+            pairs = [sample.tensors(segmenter) for sample in samples]
             yield torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])

@@ -16,11 +16,11 @@ def mean_where(value: Tensor, weight: Tensor) -> Tensor:
 
 def matting_losses(
     logits: tuple[Tensor | None, Tensor, Tensor],  # semantic [B, 1, h, w], detail [B, 1, H/2, W/2], alpha [B, 1, H, W]
-    truth: Tensor,  # [B, 4, H, W] alpha, known, band, contrast
+    truth: Tensor,  # [B, 4 or more, H, W] alpha, known, band, contrast
 ) -> dict[str, Tensor]:
     """The weighted terms by name. `certain` is a cross entropy, whose slope does not vanish far from the truth."""
     semantic, detail, fused = logits
-    alpha, known, band, contrast = truth.split(1, 1)
+    alpha, known, band, contrast = truth[:, :4].split(1, 1)
     terms = {} if semantic is None else {"semantic": semantic_loss(semantic.float(), alpha, known)}
     edge = (torch.sigmoid(detail.float()) - F.avg_pool2d(alpha, 2)).abs()
     found = torch.sigmoid(fused.float())

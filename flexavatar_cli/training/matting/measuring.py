@@ -17,10 +17,16 @@ TILE = 220  # pixels
 HAIR_PART = 0.7  # of the picture's height, from the top: clothes are below
 
 
-def held_out(pack: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Kind, picture [SIDE, SIDE, 3] and exact alpha [SIDE, SIDE] of every held-out person; the same each time."""
+def held_out_painter(pack: Path) -> Painter:
+    """Draws held-out people of a pack and grounds behind held-out portraits."""
     painter = Painter(pack, held_out=True)
     painter.files["head"] = sorted((pack / "held_out" / "head").glob("*.png"))
+    return painter
+
+
+def held_out(pack: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Kind, picture [SIDE, SIDE, 3] and exact alpha [SIDE, SIDE] of every held-out person; the same each time."""
+    painter = held_out_painter(pack)
     for kind in ("head", "cutout"):
         for number, file in enumerate(painter.files[kind]):
             generator = np.random.default_rng([7, number, len(kind)])

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 STRIDE = 32  # both sides of a picture are multiples of it
-REDUCTION = 4  # of the picture that the semantic branch sees: 128 pixels say who is the person
-SEMANTIC_STRIDE = 16  # of the semantic branch's supervised output, in pixels of what it sees
+REDUCTION = 2  # of the picture that the semantic branch sees
+SEMANTIC_STRIDE = 4  # of the semantic branch's output, in pixels of what it sees
 
 
 class ConvUnit(nn.Sequential):
@@ -60,49 +60,67 @@ def folded(image: Tensor) -> Tensor:
 class MattingNetwork(nn.Module):
     """RGB [B, 3, H, W] in -1..1 to alpha [B, 1, H, W]; H and W are multiples of STRIDE."""
 
-    def __init__(self, widths: Sequence[int] = (16, 24, 48, 96, 128), detail: int = 16) -> None:
+    def __init__(
+        self, widths: Sequence[int] = (24, 40, 64, 128, 176), fine: Sequence[int] = (16, 32), detail: int = 24
+    ) -> None:
         super().__init__()
         half, quarter, eighth, sixteenth, last = widths
+        middle = (sixteenth + eighth) // 2
         self.stem = ConvUnit(3, half, stride=2)
         self.quarter = nn.Sequential(ConvUnit(half, quarter, stride=2), Residual(quarter))
-        self.eighth = nn.Sequential(ConvUnit(quarter, eighth, stride=2), Residual(eighth))
+        self.eighth = nn.Sequential(ConvUnit(quarter, eighth, stride=2), Residual(eighth), Residual(eighth))
         self.sixteenth = nn.Sequential(ConvUnit(eighth, sixteenth, stride=2), Residual(sixteenth), Residual(sixteenth))
         self.last = nn.Sequential(ConvUnit(sixteenth, last, stride=2), Residual(last), Residual(last), Context(last))
-        self.up_sixteenth = ConvUnit(last + sixteenth, sixteenth)
-        self.semantic = nn.Conv2d(sixteenth, 1, 1)
-        self.up_eighth = ConvUnit(sixteenth + eighth, eighth)
-        self.fine_half = ConvUnit(3, half, stride=2)
-        self.fine_quarter = nn.Sequential(ConvUnit(half, quarter, stride=2), Residual(quarter))
-        self.detail_quarter = nn.Sequential(ConvUnit(eighth + quarter + 3, quarter), ConvUnit(quarter, quarter))
-        self.detail_half = nn.Sequential(ConvUnit(quarter + half + 12, detail), ConvUnit(detail, detail))
+        self.up_sixteenth = ConvUnit(last + sixteenth, middle)
+        self.up_eighth = ConvUnit(middle + eighth, eighth)
+        self.up_quarter = ConvUnit(eighth + quarter, quarter)
+        self.semantic = nn.Conv2d(quarter, 1, 1)
+        fine_half, fine_quarter = fine
+        self.fine_half = ConvUnit(3, fine_half, stride=2)
+        self.fine_quarter = nn.Sequential(ConvUnit(fine_half, fine_quarter, stride=2), Residual(fine_quarter))
+        self.detail_quarter = nn.Sequential(
+            ConvUnit(1 + 1 + quarter + fine_quarter + 3, fine_quarter), ConvUnit(fine_quarter, fine_quarter)
+        )
+        self.detail_half = nn.Sequential(ConvUnit(fine_quarter + fine_half + 12, detail), ConvUnit(detail, detail))
         self.detail = nn.Conv2d(detail, 1, 1)
         self.fusion = nn.Sequential(ConvUnit(detail + 12, detail), nn.Conv2d(detail, 4, 3, padding=1))
 
     def meaning(self, image: Tensor, reduction: int = REDUCTION) -> tuple[Tensor, Tensor]:
-        """Semantic logits and features at 1/16 and 1/8 of what the branch sees: the picture over `reduction`."""
-        eighth = self.eighth(self.quarter(self.stem(F.avg_pool2d(image, reduction))))
+        """Semantic logits, and features with them, at 1/4 of what the branch sees: the picture over `reduction`."""
+        view = F.avg_pool2d(image, reduction) if reduction > 1 else image
+        quarter = self.quarter(self.stem(view))
+        eighth = self.eighth(quarter)
         sixteenth = self.sixteenth(eighth)
-        context = enlarged(self.last(sixteenth), sixteenth)
-        coarse = self.up_sixteenth(torch.cat([context, sixteenth], 1))
-        return self.semantic(coarse), self.up_eighth(torch.cat([enlarged(coarse, eighth), eighth], 1))
+        coarse = self.up_sixteenth(torch.cat([enlarged(self.last(sixteenth), sixteenth), sixteenth], 1))
+        coarse = self.up_eighth(torch.cat([enlarged(coarse, eighth), eighth], 1))
+        coarse = self.up_quarter(torch.cat([enlarged(coarse, quarter), quarter], 1))
+        semantic = self.semantic(coarse)
+        return semantic, torch.cat([semantic, coarse], 1)
 
-    def refined(self, image: Tensor, meaning: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of detail [B, 1, H/2, W/2] and alpha [B, 1, H, W] from features [B, C, H/4, W/4]."""
+    def refined(self, image: Tensor, meaning: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of detail [B, 1, H/2, W/2] and alpha [B, 1, H, W] from features and guide [B, C, H/4, W/4]."""
         half = self.fine_half(image)
         quarter = self.fine_quarter(half)
         pixels = folded(image)
-        detail = self.detail_quarter(torch.cat([meaning, quarter, F.avg_pool2d(image, 4)], 1))
+        detail = self.detail_quarter(torch.cat([guide, meaning, quarter, F.avg_pool2d(image, 4)], 1))
         detail = self.detail_half(torch.cat([enlarged(detail, half), half, pixels], 1))
         edge = self.detail(detail)
         fused = F.pixel_shuffle(self.fusion(torch.cat([detail, pixels], 1)), 2)
         doubled = F.interpolate(edge, scale_factor=2.0, mode="bilinear", align_corners=False)  # ONNX keeps the channels
         return edge, doubled + fused
 
-    def branches(self, image: Tensor, reduction: int = REDUCTION) -> tuple[Tensor, Tensor, Tensor]:
+    def branches(
+        self, image: Tensor, guide: Tensor | None = None, reduction: int = REDUCTION
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of semantics, detail [B, 1, H/2, W/2] and alpha [B, 1, H, W]."""
         semantic, meaning = self.meaning(image, reduction)
-        return semantic, *self.refined(image, enlarged(meaning, F.avg_pool2d(image, 4)))
+        like = F.avg_pool2d(image, 4)
+        told = torch.zeros_like(like[:, :1]) if guide is None else enlarged(guide, like) + 0 * like[:, :1]
+        return semantic, *self.refined(image, enlarged(meaning, like), told)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Alpha [B, 1, H, W] in 0..1."""
-        return torch.sigmoid(self.branches(image)[2])
+    def forward(self, image: Tensor, guide: Tensor | None = None) -> Tensor:
+        """Alpha [B, 1, H, W] in 0..1.
+
+        A `guide` [B or 1, 1, h, w] is what a segmentation says (`stages.matting.guide_of`), 0 = nothing.
+        """
+        return torch.sigmoid(self.branches(image, guide)[2])

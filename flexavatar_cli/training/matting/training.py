@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 import yaml
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -17,14 +18,16 @@ from torch.utils.data import DataLoader
 from flexavatar_cli.core.errors import UsageError
 from flexavatar_cli.core.files import replacing
 from flexavatar_cli.training.matting.composites import Stream
-from flexavatar_cli.training.matting.losses import matting_losses
+from flexavatar_cli.training.matting.losses import matting_losses, semantic_loss
 from flexavatar_cli.training.matting.network import REDUCTION, MattingNetwork, enlarged
 
 log = logging.getLogger(__name__)
 
-AVERAGING = 0.995  # decay of the averaged weights per step
+AVERAGING = 0.998  # decay of the averaged weights per step
 LOG_EVERY = 20  # steps
 NORM_LIMIT = 1.0
+UNGUIDED = 0.25  # share of crops that no segmentation comes with
+ANYWHERE = 0.25  # share of crops that are not at edges
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,10 @@ class Phase:
     minutes: float
     batch: int
     rate: float  # peak learning rate
-    reduction: int = REDUCTION  # of what the semantic branch sees
+    reduction: int = REDUCTION  # of what the semantic branch sees; 0: it is trained alone, on what it sees
     crop: int = 0  # pixels; if not 0, the detail branch alone is trained, on crops at hair and other soft edges
     crops: int = 4  # of each picture
+    echo: bool = False  # half of every batch is seen again, mirrored, in the next one: pictures cost what steps cost
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ def train(config: Path, pack: Path, output: Path, say: Callable[[str], None]) ->
         if step % LOG_EVERY == 0:
             with open(output / "log.jsonl", "a", encoding="utf-8") as stream:
                 stream.write(json.dumps({"step": step} | {name: round(part, 5) for name, part in terms.items()}) + "\n")
-            say(f"step {step}: fusion {terms['fusion']:.4f}, {terms['minutes']:.1f} minutes")
+            loss = sum(value for name, value in terms.items() if name not in ("rate", "minutes"))
+            say(f"step {step}: loss {loss:.4f}, {terms['minutes']:.1f} minutes")
 
     trainer.run(on_step)
     return {"run": output, "steps": trainer.step, "minutes": round(trainer.seconds / 60, 1)}
@@ -87,7 +92,7 @@ class Trainer:
         self.network = MattingNetwork().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=1e-3, weight_decay=config.weight_decay)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.phase, self.phase_start = 0, 0.0, 0, 0
         output.mkdir(parents=True, exist_ok=True)
         if self.state_file.is_file():
             state = torch.load(self.state_file, weights_only=True)
@@ -95,6 +100,7 @@ class Trainer:
             self.average.load_state_dict(state["average"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.step, self.seconds = state["step"], state["seconds"]
+            self.phase, self.phase_start = state["phase"], state["phase_start"]
 
     @property
     def state_file(self) -> Path:
@@ -104,7 +110,13 @@ class Trainer:
     def save(self) -> None:
         """Write the state, beside and renamed."""
         state = {"network": self.network.state_dict(), "average": self.average.state_dict()}
-        state |= {"optimiser": self.optimiser.state_dict(), "step": self.step, "seconds": self.seconds}
+        state |= {
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "phase": self.phase,
+            "phase_start": self.phase_start,
+        }
         with replacing(self.state_file) as temporary:
             torch.save(state, temporary)
         facts = {"steps": self.step, "minutes": round(self.seconds / 60, 1), "config": asdict(self.config)}
@@ -127,13 +139,23 @@ class Trainer:
         end: float,
         on_step: Callable[[int, dict[str, float]], None] | None,
     ) -> None:
-        """Train from `begin` to `end` seconds of the whole."""
+        """Train from `begin` to `end` seconds of the whole; it starts from the averaged weights of what was before."""
+        if number != self.phase:
+            self.network.load_state_dict(self.average.state_dict())
+            self.phase, self.phase_start = number, self.step
         seed = self.config.seed + 1000 * number + self.step
-        stream = Stream(self.pack, phase.side, phase.batch, seed, exact=phase.crop > 0)
+        fresh = phase.batch // (1 + phase.echo)
+        stream = Stream(self.pack, phase.side, fresh, seed, guided=phase.crop > 0)
         clock = saved = time.monotonic()
         # spawned: a fork of a process whose OpenMP threads have started waits for ever for threads it does not have
         loader = DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4, multiprocessing_context="spawn")
+        earlier: tuple[Tensor, Tensor] | None = None
         for image, truth in loader:
+            if phase.echo:
+                mirrored = image.flip(3), truth.flip(3)
+                if earlier is not None:
+                    image, truth = torch.cat([image, earlier[0]]), torch.cat([truth, earlier[1]])
+                earlier = mirrored
             done = (self.seconds - begin) / (end - begin)
             rate = (
                 phase.rate
@@ -160,14 +182,18 @@ class Trainer:
             image = image.contiguous(memory_format=torch.channels_last)
             if phase.crop:
                 terms = self.detail_terms(image, truth, phase)
+            elif phase.reduction == 0:
+                semantic = self.network.meaning(image, 1)[0]
+                terms = {"semantic": semantic_loss(semantic.float(), truth[:, :1], truth[:, 1:2])}
             else:
-                terms = matting_losses(self.network.branches(image, phase.reduction), truth)
+                terms = matting_losses(self.network.branches(image, None, phase.reduction), truth)
         self.optimiser.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), NORM_LIMIT)
         self.optimiser.step()
         self.step += 1
-        keep = min(AVERAGING, (1 + self.step) / (10 + self.step))
+        age = self.step - self.phase_start  # what a phase trains anew must not drag its random start along
+        keep = min(AVERAGING, (1 + age) / (10 + age))
         with torch.no_grad():
             for slow, fast in zip(self.average.state_dict().values(), self.network.state_dict().values()):
                 if slow.dtype.is_floating_point:
@@ -184,24 +210,30 @@ class Trainer:
             meaning = enlarged(meaning, image[:, :, ::4, ::4])
             self.network.train()
         corners = edge_corners(truth[:, 2], phase.crop, phase.crops)
+        heard = (torch.rand(len(corners), 1, 1, 1) > UNGUIDED).float()
 
         def cut(x: Tensor, stride: int) -> Tensor:
             size = phase.crop // stride
             return torch.stack([x[b, :, y // stride :, x0 // stride :][:, :size, :size] for b, y, x0 in corners])
 
         pictures = cut(image, 1).contiguous(memory_format=torch.channels_last)
-        detail, fused = self.network.refined(pictures, cut(meaning, 4))
+        guide = heard * F.avg_pool2d(cut(truth[:, 4:], 1), 4)
+        detail, fused = self.network.refined(pictures, cut(meaning, 4), guide)
         return matting_losses((None, detail, fused), cut(truth, 1))
 
 
 def edge_corners(band: Tensor, crop: int, count: int) -> list[tuple[int, int, int]]:
-    """`count` crops per picture as (picture, top, left), multiples of 4, around random pixels of the band [B, H, W]."""
+    """`count` crops per picture as (picture, top, left), multiples of 4.
+
+    They lie around random pixels of the band [B, H, W], some anywhere, all of them where there is no band.
+    """
     corners = []
     for number, mask in enumerate(band):
-        spots = torch.nonzero(mask > 0)
-        if len(spots) == 0:
-            spots = torch.tensor([[mask.shape[0] // 2, mask.shape[1] // 2]])
-        for spot in spots[torch.randint(len(spots), (count,))]:
+        edges = torch.nonzero(mask > 0)
+        for _ in range(count):
+            spot = torch.stack([torch.randint(side, ()) for side in mask.shape])
+            if len(edges) and torch.rand(()) > ANYWHERE:
+                spot = edges[torch.randint(len(edges), ())]
             top, left = ((int(at) - crop // 2) // 4 * 4 for at in spot)
             top, left = max(0, min(top, mask.shape[0] - crop)), max(0, min(left, mask.shape[1] - crop))
             corners.append((number, top, left))
