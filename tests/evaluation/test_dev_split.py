@@ -1,22 +1,14 @@
 """The people that training never sees are a committed list, and the list is the rule that training follows."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
-def program():
+def program(load_program):
     """benchmarks/dev_portraits.py as a module."""
-    spec = importlib.util.spec_from_file_location("dev_portraits", ROOT / "benchmarks" / "dev_portraits.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program("dev_portraits")
 
 
 def test_the_list_is_the_rule(program, shared_dir):

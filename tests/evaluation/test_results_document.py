@@ -1,20 +1,14 @@
 """docs/results.md is assembled from results.json files by benchmarks/results.py."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
-def program():
+def program(load_program):
     """The program as a module."""
-    spec = importlib.util.spec_from_file_location("results_document", ROOT / "benchmarks" / "results.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program("results")
 
 
 def row(protocol: str, system: str, group: str = "", scene: str = "a", **measures: float) -> dict:
