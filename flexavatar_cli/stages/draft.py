@@ -13,15 +13,24 @@ from flexavatar_cli.core.attributes import TexelAttributes
 from flexavatar_cli.core.camera import Camera
 from flexavatar_cli.model import plucker_map
 from flexavatar_cli.stages.back_projection import back_projected
-from flexavatar_cli.stages.hair_detail import FLOOR, hair_detail
 from flexavatar_cli.stages.instruments import SINKS, Instruments
+from flexavatar_cli.stages.laid_detail import FLOOR, HAIR, SKIN, Material, laid_detail
 from flexavatar_cli.stages.observation import SOLID, Observation, examine, outline_correction, trusted_parts
 from flexavatar_cli.stages.rig import expressed, rig_anchor, rigged_gaussians
-from flexavatar_cli.stages.uv_prior import DISPLACEMENT_UNIT, UVPrior, hairiness, low_frequencies, uv_features
+from flexavatar_cli.stages.strangers import without_strangers
+from flexavatar_cli.stages.uv_prior import (
+    DISPLACEMENT_UNIT,
+    MIRROR_TRUST,
+    UVPrior,
+    hairiness,
+    low_frequencies,
+    uv_features,
+)
 
 CORRECTIONS = 2  # rounds of putting back what the network smoothed away
 PROJECTIONS = 8  # rounds of back-projection
 RELAXATION = 1.6  # of each round's correction: neighbours blend, so that the plain one falls short
+SKIN_FACING = 0.7  # cosine from which on a texel shows what skin is like
 SHOWN = (0.04, 0.14)  # share of its footprint from which on, and with which fully, a texel takes part; 0.28 is frontal
 
 
@@ -35,7 +44,7 @@ class Draft:
         self.anchor = rig_anchor(self.head, self.model.resolution)
         self.expression = torch.from_numpy(seen.expression)[None].to(instruments.device)
         self.sink = torch.tensor([SINKS[bias_sink]], device=instruments.device)
-        self.found = examine(seen, self.head, self.model.resolution)
+        self.found = without_strangers(examine(seen, self.head, self.model.resolution), prior, self.head)
         self.code = self._encoded()
 
     def _encoded(self) -> Tensor:  # [1, L, D]
@@ -65,7 +74,8 @@ class Draft:
     @torch.no_grad()
     def read_colors(self) -> None:
         """Take the photo's colours anew, where the surface is now."""
-        self.found = examine(self.seen, self.head, self.model.resolution, self.lifted())
+        found = examine(self.seen, self.head, self.model.resolution, self.lifted())
+        self.found = without_strangers(found, self.prior, self.head)
         for _ in range(CORRECTIONS):
             self._add(color=self.found.seen[:, None] * (self.found.color - self.attributes().color[0]))
 
@@ -95,9 +105,23 @@ class Draft:
         color = self.attributes().color[0]
         hair = torch.maximum(hairiness(self.prior, self.found.displacement[None])[0], self.prior.on_scalp)
         low = low_frequencies(self.prior, color[None], hair[None] + 1e-6, self.prior.hair_kernel)[0]
-        detail = hair_detail(self.seen, self.found, hair.numpy(), low.numpy(), self.head, self.prior.resolution)
-        wanted = (low + FLOOR) * torch.from_numpy(detail).exp()[:, None] - FLOOR
+        detail = self._laid(HAIR, hair, hair, low)
+        wanted = (low + FLOOR) * detail.exp()[:, None] - FLOOR
         self._add(color=(hair * (1 - self.found.seen))[:, None] * (wanted.clamp(0, 1) - color))
+
+    @torch.no_grad()
+    def lay_skin(self) -> None:
+        """Give unseen skin the pores and fine lines of the skin seen."""
+        color, prior = self.attributes().color[0], self.prior
+        skin = prior.plain_skin * (1 - hairiness(prior, self.found.displacement[None])[0])
+        detail = self._laid(SKIN, skin, skin * (self.found.facing > SKIN_FACING), color)
+        unseen = (1 - self.found.seen) * (1 - MIRROR_TRUST * self.found.seen[prior.mirror])
+        wanted = (color + FLOOR) * detail.exp()[:, None] - FLOOR
+        self._add(color=(skin * unseen)[:, None] * (wanted.clamp(0, 1) - color))
+
+    def _laid(self, material: Material, share: Tensor, sample: Tensor, color: Tensor) -> Tensor:  # [N]
+        arrays = (share.numpy(), sample.numpy(), color.numpy())
+        return torch.from_numpy(laid_detail(material, self.seen, self.found, *arrays, self.head, self.prior.resolution))
 
     def _add(
         self,

@@ -79,6 +79,7 @@ def encode(
     draft.read_colors()
     draft.back_project()
     draft.lay_strands()
+    draft.lay_skin()
     thumbnail = cv2.resize(seen.image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     return Avatar(
         avatar_code=draft.code[0].float().cpu().numpy(),

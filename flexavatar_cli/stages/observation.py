@@ -196,7 +196,7 @@ def texel_visibility(
     tolerance = DEPTH_TOLERANCE / np.maximum(facing, 0.3)
     seen = fade * within * (depth < nearest + tolerance) * np.clip((eroded[row, column] - SOLID) / (1 - SOLID), 0, 1)
     seen *= trusted_parts(head, fine)
-    seen = _erode(seen.astype(np.float32), fine)
+    seen = receded(seen.astype(np.float32), fine)
     return TexelVisibility(pixels, seen, np.clip(facing, 0, 1).astype(np.float32), displacement.astype(np.float32))
 
 
@@ -224,7 +224,7 @@ def _surface_normals(displaced: np.ndarray, normals: np.ndarray, grid: TexelGrid
     return np.where(good, crossed / np.where(good, length, 1), normals)
 
 
-def _erode(seen: np.ndarray, grid: TexelGrid) -> np.ndarray:
+def receded(seen: np.ndarray, grid: TexelGrid) -> np.ndarray:
     """Pull the seen mask back from every unseen texel of its chart: rims carry background or occluder colours."""
     size = grid.resolution
     index = grid.index.numpy()

@@ -19,6 +19,8 @@ AROUND = 8  # cells that a texel's low frequencies are interpolated from ...
 AROUND_RADIUS = 0.006  # ... with inverse-distance weights of this radius, metres
 SHEPARD_RADIUS = 0.008  # metres; inverse-distance weights 1 / (r^2 + radius^2)^2
 MIRROR_TRUST = 0.7
+BAND_SPREAD = 0.5  # of the logarithm of a colour ratio
+EVEN = 0.06  # difference of the mean skin from its surroundings, up to which it is plain
 RATIO_FLOOR = 0.08  # added to the mean before dividing, so that dark mean texels do not amplify noise
 HAIR_HEIGHT = (0.006, 0.014)  # metres above the skin between which a texel turns from skin to hair
 BALD_GRAIN = 0.2  # share of the strands that shows where no hair stands off
@@ -29,6 +31,7 @@ PREVAILING_FLOOR = 0.02
 # The prepared material's mouth is that of a game: grey-green teeth, a tongue of the socket's dark red.
 MOUTH_GAINS = {"teeth": (1.45, 1.38, 1.28), "tongue": (1.6, 1.75, 1.7), "gums": (1.3, 1.2, 1.2)}
 SHOULDERS = -0.14  # metres, head space
+EARS = -0.025  # metres, head space: no ear reaches below
 COLLAR = -0.06  # metres, head space: nothing seen below says what colour the hair has
 DISPLACEMENT_UNIT = 0.2  # metres; the network's unit of displacement (model.yaml says the same)
 CHANNELS = 23  # of `uv_features`
@@ -61,6 +64,9 @@ class UVPrior:
     spread: Tensor  # [N, AROUND] cells around a texel
     spread_weight: Tensor  # [N, AROUND]
     on_scalp: Tensor  # [N] 1 where hair grows
+    on_skin: Tensor  # [N] 1 on face, neck and eye sockets
+    on_jaw: Tensor  # [N] 1 on the face below the ears
+    plain_skin: Tensor  # [N] 1 where the mean head's skin is even: no brow, lid, lip or nostril
     above_shoulders: Tensor  # [N] 1 for skin that hair may hang over
     above_collar: Tensor  # [N] 1 for skin where what stands off cannot be a collar
     interior: Tensor  # [N] bool: eyes, teeth and mouth, whose fill is grey
@@ -120,6 +126,9 @@ def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  
         spread=spread,
         spread_weight=spread_weight,
         on_scalp=on_scalp,
+        on_skin=(groups == GROUPS["face"]).float(),
+        on_jaw=((grid.part == head.part_names.index("face")) & (positions[:, 1] < EARS)).float(),
+        plain_skin=torch.zeros_like(on_scalp),
         above_shoulders=above,
         above_collar=bare,
         interior=interior,
@@ -128,7 +137,10 @@ def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  
         statics=statics,
     )
     smooth = low_frequencies(prior, mean_color[None], on_scalp[None], hair_kernel)[0]
-    return replace(prior, smooth_hair=torch.where(interior[:, None], mean_color, smooth))
+    prior = replace(prior, smooth_hair=torch.where(interior[:, None], mean_color, smooth))
+    around = low_frequencies(prior, mean_color[None], prior.on_skin[None], prior.kernel)[0]
+    uneven = (mean_color - around).abs().amax(-1)
+    return replace(prior, plain_skin=prior.on_skin * (uneven < EVEN))
 
 
 def low_frequencies(prior: UVPrior, values: Tensor, weight: Tensor, kernel: Tensor) -> Tensor:
@@ -176,12 +188,19 @@ def base_color(
     own = torch.where(prior.on_scalp > 0, (displacement / HAIR_HEIGHT[0]).clamp(BALD_GRAIN, 1), 1 - hairy)[..., None]
     mean = prior.smooth_hair + own * (prior.mean_color - prior.smooth_hair) + RATIO_FLOOR
     ratio = ((color + RATIO_FLOOR) / mean).clamp(0.05, 6.0)
-    low = low_frequencies(prior, ratio, seen * (1 - 0.9 * hairy * (1 - prior.on_scalp)), prior.kernel)
+    telling = seen * (1 - 0.9 * hairy * (1 - prior.on_scalp))
+    skin = telling * prior.on_skin
+    # a collar seen on the neck says nothing about the skin around it
+    telling = telling + skin * (prevailing(ratio, skin) - 1)
+    low = low_frequencies(prior, ratio, telling, prior.kernel)
     hair_seen = seen * torch.maximum(hairy * prior.above_collar, prior.on_scalp)
     hair_seen = hair_seen * prevailing(ratio, hair_seen)
     enough = (hair_seen.sum(1) / (hair_seen.sum(1) + HAIR_ENOUGH))[:, None, None]
     hair = low_frequencies(prior, ratio, hair_seen + 1e-6 * seen, prior.hair_kernel)
-    low = low + (hairy[..., None] * enough) * (hair - low)
+    # between hat and jaw hair may have a colour of its own; that of the hat would be a dark band under the ear
+    unlike = ((ratio.log() - hair.clamp_min(0.05).log()) ** 2).mean(-1) / (2 * BAND_SPREAD**2)
+    hairy_fill = hairy * (1 - prior.on_jaw * (1 - (-unlike).exp()))
+    low = low + (hairy_fill[..., None] * enough) * (hair - low)
     grey = low.mean(-1, keepdim=True).clamp(0.4, 1.15)
     low = torch.where(prior.interior[:, None], grey.expand_as(low), low)
     mirrored, mirrored_seen = ratio[:, prior.mirror], seen[:, prior.mirror]

@@ -100,3 +100,18 @@ def test_the_colour_that_prevails_outweighs_the_rest():
     share = prevailing(values, torch.ones(1, 100))
     assert share[0, 25:].min() > 0.9
     assert share[0, :25].max() < 0.1
+
+
+def test_a_collar_on_the_neck_does_not_colour_the_skin_around(prior):
+    """Between a lit face and the dark collar below, unseen skin takes the face's colour."""
+    head, height = load_head(), prior.statics.flatten(1)[1, prior.index] * 0.1
+    part = head.texels(RESOLUTION).part
+    neck, face = (part == head.part_names.index(name) for name in ("neck", "face"))
+    collar = neck & (height < -0.1)
+    color = torch.where(collar[:, None], 0.05, 1.0) * prior.mean_color
+    seen = (face | collar).float()
+    full, _ = base_color(prior, color[None], seen[None], torch.zeros_like(seen)[None])
+    between = neck & ~collar & (height > -0.07)
+    assert between.sum() > 10
+    ratio = full[0, between].mean() / prior.mean_color[between].mean()
+    assert 0.9 < ratio < 1.1

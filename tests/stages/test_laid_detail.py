@@ -1,16 +1,16 @@
-"""Texture of unseen hair, made from the hair that a photo shows."""
+"""Texture of unseen hair and skin, made from what a photo shows."""
 
 import numpy as np
 import pytest
 
-from flexavatar_cli.stages.hair_detail import Swatch, laid_windows, window_places
+from flexavatar_cli.stages.laid_detail import Swatch, laid_windows, window_places
 
 PIXEL = 0.002
 
 
-def swatch(detail: np.ndarray, hair: np.ndarray) -> Swatch:
-    color = np.full((*hair.shape, 3), 0.3, np.float32)
-    return Swatch(detail, color, hair, PIXEL)
+def swatch(detail: np.ndarray, there: np.ndarray) -> Swatch:
+    color = np.full((*there.shape, 3), 0.3, np.float32)
+    return Swatch(detail, color, there, PIXEL)
 
 
 def stripes(side: int) -> np.ndarray:
@@ -83,3 +83,13 @@ def test_the_same_photo_gives_the_same_hair():
         laid_windows(photo, sources, 0.012, points, outward, color, np.random.default_rng(3)) for _ in range(2)
     )
     np.testing.assert_array_equal(first, second)
+
+
+def test_lively_windows_are_left_out():
+    skin = np.ones((40, 80), bool)
+    detail = stripes(80)[:40] * np.where(np.arange(80) < 40, 0.1, 1.0)
+    everywhere = window_places(swatch(detail, skin), radius=0.008)
+    calm = window_places(swatch(detail, skin), radius=0.008, liveliest=0.8)
+    assert everywhere[:, 0].max() > 60
+    assert 0 < len(calm) < len(everywhere)
+    assert calm[:, 0].max() < 45

@@ -1,10 +1,11 @@
-"""Hair that no photo shows, given the texture of the hair that it does show.
+"""Hair and skin that no photo shows, given the texture of those that it does show.
 
-A network trained by means cannot invent strands: unseen hair comes out flat. Windows of the visible hair's own detail
-are laid over the rest of the lifted surface, turned so that they hang the same way, each chosen to go with those laid
-before it (Efros and Freeman 2001, "Image Quilting for Texture Synthesis and Transfer").
+A network trained by means cannot invent strands or pores: what is unseen comes out flat. Windows of the visible hair's
+or skin's own detail are laid over the rest of the lifted surface, turned so that they hang the same way, each chosen to
+go with those laid before it (Efros and Freeman 2001, "Image Quilting for Texture Synthesis and Transfer").
 """
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -19,45 +20,60 @@ from flexavatar_cli.heads.surface import surface, vertex_normals
 from flexavatar_cli.stages.observation import Evidence, Observation
 from flexavatar_cli.stages.rig import SIZE_SHARE
 
-RADII = (0.016, 0.011, 0.008)  # metres, of a window; the first with enough places in the photo
 PLACES = 6  # windows of the photo that make a texture
-BLUR = 0.01  # metres: sigma of what counts as colour rather than detail
 FLOOR = 0.03  # added to brightness before the logarithm
 STRONGEST = 2.5  # standard deviations at which detail is clipped
 SHARPENING = 2  # Van Cittert steps that undo in advance what the overlap of neighbouring Gaussians blurs
-HAIR_CONTRAST = (0.36, 0.44)  # standard deviation of detail; more than hair has is the pattern of a hat, and fades out
 CANDIDATES = 8  # windows of which the one that goes best with those laid before is taken
 STEEPNESS = 12  # of the fall of a window's weight: where two meet, one of them prevails and keeps its contrast
 SEED = 0
 
 
 @dataclass(frozen=True)
+class Material:
+    """What is told apart when the texture of a material is laid over more of it."""
+
+    radii: tuple[float, ...]  # metres, of a window; the first with enough places in the photo
+    blur: float  # metres: sigma of what counts as colour rather than detail
+    contrast: tuple[
+        float, float
+    ]  # standard deviation of detail, between which it fades out: more is not of the material
+    liveliest: float  # of a window's own standard deviation over the median one
+
+
+HAIR = Material((0.016, 0.011, 0.008), 0.01, (0.36, 0.44), math.inf)  # more contrast is the pattern of a hat
+SKIN = Material((0.008, 0.006), 0.0025, (0.35, 0.5), 0.8)  # livelier windows hold spots, creases or glasses
+
+
+@dataclass(frozen=True)
 class Swatch:
-    """Hair in a photo, at the scale of a chart's texels."""
+    """A material in a photo, at the scale of a chart's texels."""
 
     detail: np.ndarray  # [H, W] logarithm of brightness over its surroundings
     color: np.ndarray  # [H, W, 3] the surroundings
-    hair: np.ndarray  # [H, W] bool
+    there: np.ndarray  # [H, W] bool, where the material is
     pixel: float  # metres
 
 
-def hair_detail(
+def laid_detail(
+    material: Material,
     seen: Observation,
     found: Evidence,
-    hair: np.ndarray,  # [N] in 0..1, where the surface is hair
+    share: np.ndarray,  # [N] in 0..1, where the surface is of the material
+    sample: np.ndarray,  # [N] in 0..1, where it may be taken from if it is seen there
     color: np.ndarray,  # [N, 3] low frequencies that the detail will be laid on
     head: HeadModel,
     resolution: int,
 ) -> np.ndarray:  # [N]
-    """Logarithm of the brightness that hair at each texel should have over its surroundings; 0 where none is known."""
-    detail = np.zeros(len(hair), np.float32)
-    wanted = np.nonzero((hair > 0) & (found.seen.numpy() < 1))[0]
+    """Logarithm of the brightness that each texel of the material should have over its surroundings; 0 if unknown."""
+    detail = np.zeros(len(share), np.float32)
+    wanted = np.nonzero((share > 0) & (found.seen.numpy() < 1))[0]
     if len(wanted) < 2:
         return detail
     points, outward = (values[wanted] for values in _lifted(seen, found, head, resolution))
-    photo = swatch(seen, found, hair, _spacing(points))
-    for radius in RADII:
-        sources = window_places(photo, radius)
+    photo = swatch(material, seen, found, sample, _spacing(points))
+    for radius in material.radii:
+        sources = window_places(photo, radius, material.liveliest)
         if len(sources) >= PLACES:
             generator = np.random.default_rng(SEED)
             detail[wanted] = laid_windows(photo, sources, radius, points, outward, color[wanted], generator)
@@ -68,7 +84,7 @@ def hair_detail(
 def _lifted(
     seen: Observation, found: Evidence, head: HeadModel, resolution: int
 ) -> tuple[np.ndarray, np.ndarray]:  # [N, 3], [N, 3]
-    """Where hair lies, not the skin below: over an ear's folds it is one smooth sheet. With its normals."""
+    """Where the lifted surface lies, not the skin below: one smooth sheet over an ear's folds. With normals."""
     with torch.no_grad():
         vertices = head.vertices(torch.from_numpy(seen.identity), torch.from_numpy(seen.expression))
         grid = head.texels(resolution)
@@ -82,8 +98,8 @@ def _spacing(points: np.ndarray) -> float:
     return float(np.median(cKDTree(points).query(points, k=2)[0][:, 1]))
 
 
-def swatch(seen: Observation, found: Evidence, hair: np.ndarray, pixel: float) -> Swatch:
-    """The observation at `pixel` metres a pixel, split into colour and detail, with the pixels known to be hair."""
+def swatch(material: Material, seen: Observation, found: Evidence, share: np.ndarray, pixel: float) -> Swatch:
+    """The observation at `pixel` metres a pixel, split into colour and detail, and where it is the material."""
     camera = seen.camera
     metres = float(np.linalg.norm(camera.cam2world[0, :3, 3])) / camera.intrinsics[0, 1, 1]
     height, width = (max(8, round(side * metres / pixel)) for side in seen.alpha.shape)
@@ -93,36 +109,39 @@ def swatch(seen: Observation, found: Evidence, hair: np.ndarray, pixel: float) -
     visible = found.seen.numpy() > 0.5
     at = (found.pixels.numpy()[visible] * metres / pixel).astype(int)
     column, row = np.clip(at[:, 0], 0, width - 1), np.clip(at[:, 1], 0, height - 1)
-    np.add.at(marks, (0, row, column), hair[visible])
+    np.add.at(marks, (0, row, column), share[visible])
     np.add.at(marks, (1, row, column), 1.0)
     marks = np.stack([cv2.GaussianBlur(mark, (0, 0), 1.5) for mark in marks])
-    is_hair = (marks[1] > 0.05) & (marks[0] > 0.7 * marks[1]) & (alpha > 0.95)
-    weight = is_hair.astype(np.float32)
+    there = (marks[1] > 0.05) & (marks[0] > 0.7 * marks[1]) & (alpha > 0.95)
+    weight = there.astype(np.float32)
     grey = np.log(image.mean(-1) + FLOOR)
-    sigma = BLUR / pixel
+    sigma = material.blur / pixel
     total = np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma), 1e-3)
     smooth = cv2.GaussianBlur(grey * weight, (0, 0), sigma) / total
     color = cv2.GaussianBlur(image * weight[..., None], (0, 0), sigma) / total[..., None]
     detail = (grey - smooth) * weight
-    spread = max(float(detail[is_hair].std()), 1e-3) if is_hair.any() else 1.0
+    spread = max(float(detail[there].std()), 1e-3) if there.any() else 1.0
     detail = np.clip(detail, -STRONGEST * spread, STRONGEST * spread)
     sharp = detail
     for _ in range(SHARPENING):
         sharp = sharp + weight * (detail - cv2.GaussianBlur(sharp, (0, 0), SIZE_SHARE))
-    detail = sharp * _fade(spread)
-    return Swatch(detail, color, is_hair, pixel)
+    detail = sharp * _fade(spread, material.contrast)
+    return Swatch(detail, color, there, pixel)
 
 
-def _fade(spread: float) -> float:
-    plain, patterned = HAIR_CONTRAST
+def _fade(spread: float, contrast: tuple[float, float]) -> float:
+    plain, patterned = contrast
     return float(np.clip((patterned - spread) / (patterned - plain), 0, 1))
 
 
-def window_places(photo: Swatch, radius: float) -> np.ndarray:  # [n, 2] pixels
-    """Centres of the windows of `radius` metres that hold nothing but hair."""
+def window_places(photo: Swatch, radius: float, liveliest: float = math.inf) -> np.ndarray:  # [n, 2] pixels
+    """Centres of the windows of `radius` metres that hold nothing but the material, none much livelier than most."""
     side = 2 * round(0.8 * radius / photo.pixel) + 1
     kernel = np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
-    room = cv2.erode(np.pad(photo.hair, 1).astype(np.uint8), kernel)[1:-1, 1:-1]  # the picture's border is no hair
+    room = cv2.erode(np.pad(photo.there, 1).astype(np.uint8), kernel)[1:-1, 1:-1]  # the picture's border is none of it
+    energy = cv2.blur(photo.detail**2, (side, side))
+    if room.any() and liveliest < math.inf:
+        room = room * (energy <= liveliest**2 * np.median(energy[room > 0]))
     row, column = np.nonzero(room)
     return np.stack([column, row], -1)[::2].astype(np.float64)
 
@@ -136,7 +155,7 @@ def laid_windows(
     color: np.ndarray,  # [N, 3]
     generator: np.random.Generator,
 ) -> np.ndarray:  # [N]
-    """Detail at the points: overlapping windows that hang down, each from hair of much the same colour.
+    """Detail at the points: overlapping windows that hang down, each from a place of much the same colour.
 
     What is laid depends on places in space alone, so that the folds of a buried ear get one texture together.
     """

@@ -1,0 +1,54 @@
+"""Colours that do not belong to the skin on which a photo shows them.
+
+Where the face turns away from the camera a small error of the tracked shape is a large one on the surface: an earlobe,
+hair, a collar or a shadow of the jaw lands on the cheek, and the profile shows it. There, and only there, a colour must
+be one that the skin which faces the camera makes likely.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from flexavatar_cli.heads import HeadModel
+from flexavatar_cli.stages.observation import Evidence, receded
+from flexavatar_cli.stages.uv_prior import RATIO_FLOOR, UVPrior, hairiness, low_frequencies
+
+SURE = 0.6  # facing cosine from which on the photo is believed whatever it shows
+DOUBTED = 0.75  # ... and up to which it is doubted a little, so that no edge shows
+BRIGHTNESS = 0.35  # logarithm of brightness over that of the skin near by: shading, at most
+HUE = 0.12  # the same for a channel against the mean of all three
+SIDEWAYS = (0.55, 0.75)  # component of the template's normal to the side, between which the cheek begins
+TEMPLE = (0.035, 0.015)  # metres, head space: above lie hair, hats and the hinges of glasses, which all belong there
+LIKENESS = (1.0, 1.5)  # times the above, between which a colour turns from own to strange
+
+
+@torch.no_grad()
+def without_strangers(found: Evidence, prior: UVPrior, head: HeadModel) -> Evidence:
+    """The evidence, with grazing colours of face and neck unseen where skin near by has no such colour."""
+    grid = head.texels(prior.resolution)
+    skin = torch.tensor([name in ("face", "neck") for name in head.part_names])[grid.part].float()
+    skin = skin * (1 - hairiness(prior, found.displacement[None])[0])
+    ratio = ((found.color + RATIO_FLOOR) / (prior.mean_color + RATIO_FLOOR)).log()
+    frontal = found.seen * skin * ((found.facing - SURE) / (DOUBTED - SURE)).clamp(0, 1)
+    usual = low_frequencies(prior, ratio[None], frontal[None] + 1e-6 * (found.seen * skin)[None], prior.kernel)[0]
+    strange = strangeness(ratio - usual)
+    own = 1 - ((strange - LIKENESS[0]) / (LIKENESS[1] - LIKENESS[0])).clamp(0, 1)
+    doubt = skin * on_cheeks(prior) * (1 - ((found.facing - SURE) / (DOUBTED - SURE)).clamp(0, 1))
+    seen = torch.from_numpy(receded((1 - doubt * (1 - own)).numpy(), grid)) * found.seen
+    return replace(found, seen=seen)
+
+
+def strangeness(difference: Tensor) -> Tensor:  # [N, 3] logarithms -> [N]
+    """How far a colour is from what is likely; 1 is as far as shading and complexion go."""
+    brightness = difference.mean(-1)
+    hue = (difference - brightness[:, None]).abs().amax(-1)
+    return torch.maximum(brightness.abs() / BRIGHTNESS, hue / HUE)
+
+
+def on_cheeks(prior: UVPrior) -> Tensor:  # [N]
+    """1 where the template turns to the side below the temples: cheeks, jaw, ears, sides of the neck."""
+    statics = prior.statics.flatten(1)[:, prior.index]
+    height, sideways = statics[1] * 0.1, statics[3].abs()
+    aside = ((sideways - SIDEWAYS[0]) / (SIDEWAYS[1] - SIDEWAYS[0])).clamp(0, 1)
+    return prior.on_skin * aside * ((TEMPLE[0] - height) / (TEMPLE[0] - TEMPLE[1])).clamp(0, 1)
