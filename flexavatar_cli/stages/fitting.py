@@ -20,14 +20,16 @@ from flexavatar_cli.core.gaussians import Gaussians
 from flexavatar_cli.core.options import FitOptions
 from flexavatar_cli.core.track import Track
 from flexavatar_cli.stages.back_projection import visible_share
+from flexavatar_cli.stages.encoding import load_prior
 from flexavatar_cli.stages.hull import liftable
 from flexavatar_cli.stages.instruments import Instruments
-from flexavatar_cli.stages.observation import Observation, crop_observation, trusted_parts
+from flexavatar_cli.stages.observation import Observation, crop_observation, examine, trusted_parts
 from flexavatar_cli.stages.optimisation import Objective, Optimisation
 from flexavatar_cli.stages.published_fitting import PublishedObjective
 from flexavatar_cli.stages.shots import Shot
 from flexavatar_cli.stages.similarity import own_colors, structural_dissimilarity
 from flexavatar_cli.stages.static_encoding import observe
+from flexavatar_cli.stages.strangers import strangers
 
 # Share of a texel's own footprint that reaches the picture. Neighbours overlap, so a texel seen frontally has 0.28, one
 # behind a splat of opacity 0.99 at most 0.01.
@@ -162,6 +164,7 @@ class RiggedObjective(Objective):
         trusted = torch.from_numpy(trusted_parts(instruments.head, grid)).to(self.device)
         # between bared teeth the mouth's inside shows, and would be painted with them
         self.hidden = torch.maximum((1 - share / VISIBLE_SHARE).clamp(0, 1), 1 - trusted)
+        self.hidden = torch.maximum(self.hidden, self._strange(instruments))
         self.grazing = (1 - share / FRONTAL_SHARE).clamp(0, 1)
         self.moving = self._token_gate(share)
         free = torch.from_numpy(liftable(instruments.head, grid)).float().to(self.device)
@@ -264,6 +267,17 @@ class RiggedObjective(Objective):
             own = visible_share(self._gaussians(start, number), seen.camera, gradient[0, :, 0])
             best = torch.maximum(best, own)
         return best
+
+    def _strange(self, instruments: Instruments) -> Tensor:  # [N]
+        """1 where a lone picture would paint a cheek or a lip with what is not theirs; several correct one another."""
+        if len(self.observations) > 1:
+            return torch.zeros(len(self.model.texel_index), device=self.device)
+        (seen,) = self.observations
+        with torch.no_grad():
+            start = self.decode(self.start, self.expression(0))
+        lifted = (start.offset[0, :, 2] * self.anchor.reach[:, 0]).cpu().numpy()
+        found = examine(seen, instruments.head, self.model.resolution, lifted)
+        return strangers(seen, found, load_prior(instruments), instruments.head).to(self.device)
 
     def _token_gate(self, share: Tensor) -> Tensor:  # [1, L, 1]
         """1 for tokens of which some texel is seen, 0 for the others."""

@@ -29,7 +29,7 @@ PREVAILING_ROUNDS = 6
 PREVAILING_SPREAD = 0.35  # of the logarithm of a colour ratio
 PREVAILING_FLOOR = 0.02
 # The prepared material's mouth is that of a game: grey-green teeth, a tongue of the socket's dark red.
-MOUTH_GAINS = {"teeth": (1.45, 1.38, 1.28), "tongue": (1.6, 1.75, 1.7), "gums": (1.3, 1.2, 1.2)}
+MOUTH_GAINS = {"teeth": (1.45, 1.38, 1.28), "tongue": (2.6, 2.4, 2.35), "gums": (1.3, 1.2, 1.2)}
 SHOULDERS = -0.14  # metres, head space
 EARS = -0.025  # metres, head space: no ear reaches below
 COLLAR = -0.06  # metres, head space: nothing seen below says what colour the hair has
