@@ -66,8 +66,8 @@ def test_what_faces_the_camera_is_believed(prior):
     facing = prior.statics.flatten(1)[5, prior.index]
     found = photographed(prior, facing > 0.8)
     kept = without_strangers(pictured(), found, prior, load_head())
-    amid = facing > 0.98  # the border recedes by a texel or two
-    torch.testing.assert_close(kept.seen[amid], found.seen[amid])
+    amid = facing > 0.97  # the border recedes by a texel or two
+    torch.testing.assert_close(kept.seen[amid], found.seen[amid], atol=0.1, rtol=0)
 
 
 def test_shade_is_less_strange_than_another_hue():
