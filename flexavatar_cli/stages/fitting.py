@@ -19,6 +19,8 @@ from flexavatar_cli.core.avatar import Avatar
 from flexavatar_cli.core.gaussians import Gaussians
 from flexavatar_cli.core.options import FitOptions
 from flexavatar_cli.core.track import Track
+from flexavatar_cli.heads.surface import surface
+from flexavatar_cli.heads.texels import TexelGrid
 from flexavatar_cli.stages.back_projection import visible_share
 from flexavatar_cli.stages.encoding import load_prior
 from flexavatar_cli.stages.hull import liftable
@@ -30,12 +32,15 @@ from flexavatar_cli.stages.shots import Shot
 from flexavatar_cli.stages.similarity import own_colors, structural_dissimilarity
 from flexavatar_cli.stages.static_encoding import observe
 from flexavatar_cli.stages.strangers import strangers
+from flexavatar_cli.stages.uv_prior import UVPrior, hairiness
 
 # Share of a texel's own footprint that reaches the picture. Neighbours overlap, so a texel seen frontally has 0.28, one
 # behind a splat of opacity 0.99 at most 0.01.
 VISIBLE_SHARE = 0.09
 FRONTAL_SHARE = 0.2  # below it a texel is seen foreshortened: one pixel would be a streak from the side
 MOVING_SHARE = 0.03  # of the best texel of a token, below which the token stays
+NEAREST = 5e-4  # metres added to the distance of neighbours: none counts for everything
+NO_NEIGHBOUR = 1.0  # nearness of a texel to itself where a chart ends, next to nothing
 LONGEST_GRADIENT = 5.0  # of a token, over that of the median one
 VISIBILITY_VIEWS = 24  # observations that decide what is seen
 CACHED_REFERENCES = 200  # initial decodes kept; 57 k texels are 3 MB each
@@ -164,12 +169,16 @@ class RiggedObjective(Objective):
         trusted = torch.from_numpy(trusted_parts(instruments.head, grid)).to(self.device)
         # between bared teeth the mouth's inside shows, and would be painted with them
         self.hidden = torch.maximum((1 - share / VISIBLE_SHARE).clamp(0, 1), 1 - trusted)
-        self.hidden = torch.maximum(self.hidden, self._strange(instruments))
+        prior, lifted = load_prior(instruments), self._lifted()
+        self.hidden = torch.maximum(self.hidden, self._strange(instruments, prior, lifted))
         self.grazing = (1 - share / FRONTAL_SHARE).clamp(0, 1)
         self.moving = self._token_gate(share)
+        self.nearness = self._nearness(grid)
+        face = (grid.part == instruments.head.part_names.index("face")).to(self.device)
+        self.unsure = self.grazing * face
         free = torch.from_numpy(liftable(instruments.head, grid)).float().to(self.device)
-        face = grid.part == instruments.head.part_names.index("face")
-        self.unsure = self.grazing * face.to(self.device)
+        # an ear that no hair covers is skin, and a rig's: loose, its rim frayed
+        free = free * torch.where(face, hairiness(prior, lifted[None])[0].to(self.device), 1.0)
         # one picture cannot tell how near a texel is that faces it: moved along the view, it would spoil the profile
         frontal = FRONTAL_HOLD * (1 - self.grazing) ** 2 / len(self.observations)
         self.stiffness = LOOSE + (STIFF - LOOSE) * torch.maximum(1 - free, frontal)
@@ -227,9 +236,9 @@ class RiggedObjective(Objective):
         return HIDDEN_WEIGHT * kept + SMOOTH_WEIGHT * (rough + blotches) + GARISH_WEIGHT * garish + SHAPE_WEIGHT * shape
 
     def _around(self, values: Tensor) -> Tensor:  # [N, 3] -> [N, 3]
-        """Mean over each texel's neighbours. (Indexing by a matrix adds gradients in an order that varies.)"""
+        """Mean over each texel's neighbours, nearer ones first. (A matrix adds gradients in an order that varies.)"""
         flat = values.index_select(0, self.anchor.neighbours.reshape(-1))
-        return flat.unflatten(0, (4, -1)).mean(0)
+        return (flat.unflatten(0, (4, -1)) * self.nearness).sum(0)
 
     def _gaussians(self, attributes: TexelAttributes, number: int) -> Gaussians:
         return self.figure.pose(attributes, self.expression(number))
@@ -268,16 +277,29 @@ class RiggedObjective(Objective):
             best = torch.maximum(best, own)
         return best
 
-    def _strange(self, instruments: Instruments) -> Tensor:  # [N]
+    @torch.no_grad()
+    def _lifted(self) -> Tensor:  # [N] metres, on the CPU
+        """How far the first observation's surface stands off the head before fitting."""
+        start = self.decode(self.start, self.expression(0))
+        return (start.offset[0, :, 2] * self.anchor.reach[:, 0]).cpu()
+
+    def _strange(self, instruments: Instruments, prior: UVPrior, lifted: Tensor) -> Tensor:  # [N]
         """1 where a lone picture would paint a cheek or a lip with what is not theirs; several correct one another."""
         if len(self.observations) > 1:
-            return torch.zeros(len(self.model.texel_index), device=self.device)
+            return torch.zeros(len(lifted), device=self.device)
         (seen,) = self.observations
-        with torch.no_grad():
-            start = self.decode(self.start, self.expression(0))
-        lifted = (start.offset[0, :, 2] * self.anchor.reach[:, 0]).cpu().numpy()
-        found = examine(seen, instruments.head, self.model.resolution, lifted)
-        return strangers(seen, found, load_prior(instruments), instruments.head).to(self.device)
+        found = examine(seen, instruments.head, self.model.resolution, lifted.numpy())
+        return strangers(seen, found, prior, instruments.head).to(self.device)
+
+    def _nearness(self, grid: TexelGrid) -> Tensor:  # [4, N, 1]
+        """Weight of each texel's neighbours, which sum to 1.
+
+        The neck's texels are three times as high as wide: counted alike, its columns would part into a fringe.
+        """
+        places = surface(grid, self.anchor.head.template).to(self.device)
+        apart = (places[self.anchor.neighbours] - places).norm(dim=-1, keepdim=True)
+        near = torch.where(apart > 0, 1 / (apart + NEAREST) ** 2, NO_NEIGHBOUR)
+        return near / near.sum(0)
 
     def _token_gate(self, share: Tensor) -> Tensor:  # [1, L, 1]
         """1 for tokens of which some texel is seen, 0 for the others."""

@@ -16,8 +16,8 @@ from flexavatar_cli.heads.surface import surface
 from flexavatar_cli.stages.observation import Evidence, Observation, receded
 from flexavatar_cli.stages.uv_prior import RATIO_FLOOR, UVPrior, hairiness, low_frequencies
 
-SURE = 0.6  # facing cosine from which on the photo is believed whatever it shows
-DOUBTED = 0.75  # ... and up to which it is doubted a little, so that no edge shows
+SURE = 0.45  # facing cosine from which on the photo is believed whatever it shows
+DOUBTED = 0.6  # ... and up to which it is doubted a little, so that no edge shows
 BRIGHTNESS = 0.35  # logarithm of brightness over that of the skin near by: shading, at most
 HUE = 0.12  # the same for a channel against the mean of all three
 SIDEWAYS = (0.55, 0.75)  # component of the template's normal to the side, between which the cheek begins

@@ -8,12 +8,14 @@ from flexavatar_cli.core.avatar import Avatar
 from flexavatar_cli.core.camera import Camera, look_at
 from flexavatar_cli.core.options import FitOptions
 from flexavatar_cli.core.track import Track
+from flexavatar_cli.heads.surface import surface
 from flexavatar_cli.render import render
 from flexavatar_cli.stages import animation
 from flexavatar_cli.stages.encoding import best_frame
 from flexavatar_cli.stages.fitting import LONGEST_GRADIENT, RiggedObjective, SharedAdam, fitted_frames
 from flexavatar_cli.stages.observation import Observation
 from flexavatar_cli.stages.optimisation import Optimisation
+from flexavatar_cli.stages.uv_prior import DISPLACEMENT_UNIT
 
 SIZE = 96
 
@@ -80,6 +82,33 @@ def test_hidden_tokens_do_not_move(avatar, observation, instruments):
     assert not gate.all()
     assert not moved[~gate].any()
     assert moved[gate].any()
+
+
+def test_near_neighbours_count_more(avatar, observation, instruments):
+    objective = RiggedObjective(avatar, [observation], instruments, FitOptions(steps=1))
+    torch.testing.assert_close(objective.nearness.sum(0), torch.ones_like(objective.nearness[0]))
+    grid = instruments.head.texels(objective.model.resolution)
+    neck = grid.part == instruments.head.part_names.index("neck")
+    left, right, above, below = objective.nearness[:, neck, 0].mean(1)
+    assert left + right > above + below  # its texels are higher than wide
+
+
+def test_a_bare_ear_is_stiff_and_a_covered_one_is_not(avatar, observation, instruments):
+    def stiffness(lift: float) -> torch.Tensor:
+        code = torch.from_numpy(avatar.avatar_code)[None]
+        size = objective.model.resolution
+        maps = torch.zeros(1, 4, size, size)
+        maps[:, 3] = lift / DISPLACEMENT_UNIT
+        lifted = avatar.with_code(objective.model.corrected(code, maps)[0].numpy())
+        return RiggedObjective(lifted, [observation], instruments, FitOptions(steps=1)).stiffness
+
+    objective = RiggedObjective(avatar, [observation], instruments, FitOptions(steps=1))
+    grid = instruments.head.texels(objective.model.resolution)
+    place = surface(grid, instruments.head.template)
+    ear = (grid.part == instruments.head.part_names.index("face")) & (place[:, 2] < 0.0)
+    assert ear.sum() > 10
+    assert stiffness(0.0)[ear].min() > 0.5
+    assert stiffness(0.12)[ear].median() < 0.2
 
 
 def test_a_killed_fit_goes_on_to_the_same_result(avatar, observation, instruments, tmp_path, monkeypatch):
