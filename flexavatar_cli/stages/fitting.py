@@ -50,6 +50,7 @@ ALPHA_WEIGHT = 2.0
 HIDDEN_WEIGHT = 10.0
 SMOOTH_WEIGHT = 0.5
 BUMP_WEIGHT = 5.0  # of differences of displacement between neighbours, against displacement itself
+EVENNESS = 6.0  # times as much again on the neck, where collars frayed into spikes
 GRAZING_WEIGHT = 1.5  # of colour differences between neighbours, where they are seen foreshortened
 CHROMA_WEIGHT = 0.5  # of differences between neighbours in hue alone, wherever they are
 FACE_WEIGHT = 1.0  # of changes of colour where the face is seen foreshortened: what hangs before it or is behind
@@ -177,6 +178,8 @@ class RiggedObjective(Objective):
         face = (grid.part == instruments.head.part_names.index("face")).to(self.device)
         self.unsure = self.grazing * face
         free = torch.from_numpy(liftable(instruments.head, grid)).float().to(self.device)
+        neck = (grid.part == instruments.head.part_names.index("neck")).to(self.device)
+        self.even = neck.float()
         # an ear that no hair covers is skin, and a rig's: loose, its rim frayed
         free = free * torch.where(face, hairiness(prior, lifted[None])[0].to(self.device), 1.0)
         # one picture cannot tell how near a texel is that faces it: moved along the view, it would spoil the profile
@@ -224,9 +227,10 @@ class RiggedObjective(Objective):
         kept = ((tint**2).sum(-1) + (lift**2).sum(-1) + (size**2).mean(-1) + veil**2) * self.hidden
         kept = kept.mean()
         neighbours = self._around(lift)
-        rough = BUMP_WEIGHT * ((lift - neighbours) ** 2).sum(-1).mean() + ((lift**2).sum(-1) * self.stiffness).mean()
+        bumps = ((lift - neighbours) ** 2).sum(-1) * (1 + EVENNESS * self.even)
+        rough = BUMP_WEIGHT * bumps.mean() + ((lift**2).sum(-1) * self.stiffness).mean()
         patchy = tint - self._around(tint)
-        blotches = ((patchy**2).sum(-1) * (0.05 + GRAZING_WEIGHT * self.grazing)).mean()
+        blotches = ((patchy**2).sum(-1) * (0.05 + GRAZING_WEIGHT * torch.maximum(self.grazing, self.even))).mean()
         # where several texels share a pixel -- in the folds of an ear -- a green and a violet one make a brown
         hue = patchy - patchy.mean(-1, keepdim=True)
         blotches = blotches + CHROMA_WEIGHT * (hue**2).sum(-1).mean()
