@@ -20,7 +20,7 @@ from flexavatar_cli.training.matting.grounds import behind, cluttered, painted
 KINDS = ("cutout", "head", "portrait")
 SHARES = {"cutout": 0.24, "head": 0.38, "portrait": 0.2, "pasted": 0.18}
 EDGES = {"cutout": 0.36, "head": 0.42, "portrait": 0.22}  # of pictures that edges are learnt from
-CLUTTERED, CAMOUFLAGED = 0.4, 0.12  # shares of training's grounds
+CLUTTERED, CAMOUFLAGED = 0.5, 0.2  # shares of training's grounds
 LEAST_FOOT = 0.25  # of the lower edge's pixels are the person's, in portraits to cut out
 MOST_UNKNOWN = 0.2  # of their pixels
 BAND = 1 / 40  # half width of the detail branch's band, share of the picture's side (MODNet: 15 of 512)
