@@ -29,11 +29,15 @@ SURE, DOUBT = 0.85, 0.2  # a segmentation above the one closes what our net open
 DEEP, COLOUR_REACH = 0.03, 0.12  # shares of the person's size: how near the edge our net may take; mean colours reach
 HAIR_BODY, HAIR_REACH, STRAND_WIDTH = 0.015, 0.12, 0.01  # how far out it may add; add strands; half of their width
 PATCH, LARGEST_PATCH = 0.012, 0.06  # half the thickness of what is no gap between locks; share of the person's area
+ADDED, SURROUNDINGS = 0.01, 0.12  # half the thickness of what is no rim; what is about it; shares of the person's size
+LIKE_GROUND, FEW, SAMPLED = 0.6, 30, 300  # share of the colour distance to the person; pixels that tell; looked at
+EVERY = 4  # pixel in rows and columns goes into mean colours
+MISSED = 0.1  # share of the person's area that no net invents
 GUIDE = "guide"  # of our net's file
 GUIDE_LIMIT = 0.003  # a segmentation is never surer than this
 LARGEST_HOLE = 0.015  # of the person's area; a larger gap is background between arm and body
 FOREGROUND_BLURS = 0.09, 0.006  # widths of the two rounds, share of the longest side: 90 and 6 of their 1000 pixels
-REFINEMENT = "3"  # raise when refined() gives other pixels, so that work folders notice
+REFINEMENT, GUARD = "4", "2"  # raise when refined() or guarded() gives other pixels, so that work folders notice
 
 Probability = Callable[[np.ndarray], np.ndarray]  # rgb [H, W, 3] float32 -> foreground [H, W] float32 in 0..1
 
@@ -53,17 +57,16 @@ class Net:
 def open_net(choice: str = MatteOptions.net) -> Net:
     """The net for `auto`, `portrait`, `selfie`, `modnet` or the path of an ONNX file of MODNet's contract.
 
-    `auto` is the official MODNet if it was pulled, else the segmentation: our own net is finer at hair, but leaves
-    flecks of the ground beside shoulders (docs/matting.md). Raises WeightsError.
+    `auto` is the official MODNet if it was pulled, else our own net. Raises WeightsError.
     """
     shipped = models_dir() / "modnet" / "modnet.onnx"
     pulled = weights.model_cache() / "modnet" / "modnet.onnx"
     official = pulled if pulled.is_file() else shipped
     if choice == "modnet" or (choice == "auto" and official.is_file()):
         return modnet(official)
-    if choice == "portrait":
+    if choice in ("auto", "portrait"):
         return portrait(models_dir() / "matting" / "portrait-matting.onnx")
-    if choice in ("auto", "selfie"):
+    if choice == "selfie":
         return selfie()
     if Path(choice).suffix != ".onnx":
         raise WeightsError(
@@ -223,7 +226,7 @@ def attached(alpha: np.ndarray) -> np.ndarray:
 
 def distance(figure: np.ndarray) -> np.ndarray:
     """Distance in pixels [H, W] to the nearest pixel of a figure [H, W] bool; it has at least one."""
-    return cv2.distanceTransform((~figure).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return cv2.distanceTransform((~figure).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)  # to 2 %, five times as fast
 
 
 def foreground(
@@ -285,9 +288,14 @@ def guided_filter(
         for other, mean_other in ((colour, mean_colour), (np.roll(colour, -1, -1), np.roll(mean_colour, -1, -1)))
     )
     slope = solve_symmetric(square + np.float32(noise), across, shared)
-    offset = mean_target - (slope * mean_colour).sum(-1)
+    offset = mean_target - dot(slope, mean_colour)
     full_slope, full_offset = (cv2.resize(mean(part), (width, height)) for part in (slope, offset))
-    return np.clip((full_slope * guide).sum(-1) + full_offset, 0, 1)
+    return np.clip(dot(full_slope, guide) + full_offset, 0, 1)
+
+
+def dot(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Sums [H, W] over the last axis of products of [H, W, C]; numpy's own sum is slow on short axes."""
+    return np.einsum("ijk,ijk->ij", first, second)
 
 
 def solve_symmetric(
@@ -387,7 +395,7 @@ def portrait(path: Path) -> Net:
         segmented = rough.probability(rgb)
         return guarded(rgb, look(rgb, guide_of(segmented)), segmented, finished(rgb, segmented, rough))
 
-    digest = digest_bytes(b"portrait", digest_file(path).encode(), rough.digest.encode())
+    digest = digest_bytes(b"portrait", digest_file(path).encode(), rough.digest.encode(), GUARD.encode())
     return Net("portrait-matting, guided by MediaPipe selfie segmentation", digest, probability, False, guided=True)
 
 
@@ -404,7 +412,7 @@ def guarded(
     seen = rough > 0.5
     if not seen.any() or seen.all():
         return fine
-    fine = restored(fine, rough, refined)
+    fine = cleared(rgb, restored(fine, rough, refined), refined)
     person = filled(fine > 0.5, rough > SURE)
     size = float(np.sqrt(person.sum()))
     if not person.any():
@@ -417,6 +425,7 @@ def guarded(
     reached = np.maximum(np.clip(2 - away / HAIR_BODY, 0, 1) * fine, np.clip(2 - away / HAIR_REACH, 0, 1) * strands)
     alike = likeness(rgb, seen, distance(seen) > 0.05 * size, round(COLOUR_REACH * size))
     outside = np.where(rough > DOUBT, reached, np.minimum(reached, alike))
+    outside = np.where(missed(fine, refined, size), fine, outside)
     return np.maximum(outside, inside).astype(np.float32)
 
 
@@ -444,6 +453,57 @@ def restored(
     return np.where(near, np.maximum(fine, refined), fine)
 
 
+def cleared(
+    rgb: np.ndarray,  # [H, W, 3]
+    fine: np.ndarray,  # [H, W] a matte
+    refined: np.ndarray,  # [H, W] a refined segmentation
+) -> np.ndarray:  # [H, W]
+    """The matte without the thick patches that it adds to the segmentation and that look like the ground about them."""
+    size = float(np.sqrt((refined > 0.5).sum()))
+    added = fine - refined > 0.25
+    thick = distance(~added) > max(1.5, ADDED * size) if not added.all() else added
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(thick.astype(np.uint8), connectivity=8)
+    reach, result = round(SURROUNDINGS * size), fine.copy()
+    for label, (left, top, wide, high, area) in enumerate(stats[1:], 1):
+        if area > LARGEST_PATCH * size**2:
+            continue
+        window = slice(max(0, top - reach), top + high + reach), slice(max(0, left - reach), left + wide + reach)
+        patch = labels[window] == label
+        around = distance(patch)
+        ground = (fine[window] < 0.1) & (around < reach)
+        person = (refined[window] > 0.95) & (around < reach)
+        if min(ground.sum(), person.sum()) < FEW:
+            continue
+        far, near = (apart(rgb[window][patch], rgb[window][part]) for part in (person, ground))
+        if near < LIKE_GROUND * far:
+            gone = added[window] & (around <= 3 + 2 * ADDED * size)
+            result[window] = np.where(gone, np.minimum(fine, refined)[window], result[window])
+    return result
+
+
+def apart(
+    colours: np.ndarray,  # [N, 3]
+    others: np.ndarray,  # [M, 3]
+) -> float:
+    """How far the median of some colours is from the nearer ones among others."""
+    some, rest = (part[:: len(part) // SAMPLED + 1] for part in (colours, others))
+    distances = np.linalg.norm(some[:, None] - rest, axis=-1)
+    return float(np.median(np.quantile(distances, 0.03, axis=1)))
+
+
+def missed(
+    fine: np.ndarray,  # [H, W] a matte
+    refined: np.ndarray,  # [H, W] a refined segmentation
+    size: float,  # pixels
+) -> np.ndarray:  # [H, W] bool
+    """Where the matte adds a patch so large that the segmentation must have erred."""
+    thick = distance(~((fine > 0.9) & (refined < 0.5))) > ADDED * size
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(thick.astype(np.uint8), connectivity=8)
+    large = stats[:, cv2.CC_STAT_AREA] > MISSED * size**2
+    large[0] = False  # label 0 is the rest
+    return distance(large[labels]) <= 3 + 2 * ADDED * size if large.any() else np.zeros_like(thick)
+
+
 def filled(figure: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     """A figure [H, W] bool with those of its gaps that are small and mostly lie where `allowed` [H, W] bool."""
     _, gaps, sizes, _ = cv2.connectedComponentsWithStats((~figure).astype(np.uint8), connectivity=4)
@@ -464,17 +524,20 @@ def likeness(
     1 from half of the way to the person's colour, less what no mixture explains.
     """
 
+    window = (2 * (reach // EVERY) + 1,) * 2
+    few = rgb[::EVERY, ::EVERY]
+
     def mean(part: np.ndarray) -> np.ndarray:
-        weight = part.astype(np.float32)
-        side = (2 * reach + 1, 2 * reach + 1)
-        return cv2.blur(rgb * weight[..., None], side) / np.maximum(cv2.blur(weight, side), 1e-3)[..., None]
+        weight = part[::EVERY, ::EVERY].astype(np.float32)
+        colour = cv2.blur(few * weight[..., None], window) / np.maximum(cv2.blur(weight, window), 1e-3)[..., None]
+        return cv2.resize(colour, rgb.shape[1::-1])
 
     behind = mean(ground)
-    way = mean(person) - behind
-    length = np.maximum((way**2).sum(-1), 1e-3)
-    share = np.clip(((rgb - behind) * way).sum(-1) / length, 0, 1)
-    apart = np.sqrt(((rgb - behind - share[..., None] * way) ** 2).sum(-1) / length)
-    return np.clip(2 * share - apart, 0, 1).astype(np.float32)
+    way, here = mean(person) - behind, rgb - behind
+    length = np.maximum(dot(way, way), 1e-3)
+    share = np.clip(dot(here, way) / length, 0, 1)
+    rest = here - share[..., None] * way
+    return np.clip(2 * share - np.sqrt(dot(rest, rest) / length), 0, 1).astype(np.float32)
 
 
 def guide_of(probability: np.ndarray) -> np.ndarray:

@@ -160,6 +160,45 @@ def test_lost_patches_are_restored():
     np.testing.assert_array_equal(matting.restored(rough, rough, rough), rough)
 
 
+def test_patches_of_the_grounds_colour_are_cleared():
+    rough = np.zeros((200, 200), np.float32)
+    rough[60:200, 50:150] = 1
+    rgb = np.repeat(1 - rough[..., None], 3, -1)  # a dark person before a white wall
+    fine = rough.copy()
+    fine[120:150, 150:165] = 1  # a thing at the wall
+    fine[60:90, 135:165] = 1  # a lock that the segmentation lost
+    rgb[60:90, 135:165] = 0.1
+    fine[58:60, 50:150] = 0.6  # a rim
+    result = matting.cleared(rgb, fine, rough)
+    assert result[122:148, 152:163].max() == 0
+    np.testing.assert_array_equal(result[:100], fine[:100])
+    np.testing.assert_array_equal(matting.cleared(rgb, rough, rough), rough)
+
+
+def test_a_segmentation_that_misses_a_third_is_overruled():
+    fine = np.zeros((200, 200), np.float32)
+    fine[40:200, 40:160] = 1
+    rough, rgb = fine.copy(), np.full((200, 200, 3), 0.5, np.float32)
+    rough[:, 110:] = 0
+    assert matting.guarded(rgb, fine, rough, rough)[60:, 50:150].min() == 1
+    assert matting.missed(fine, rough, 100.0)[60:190, 125:150].all()
+    assert not matting.missed(fine, fine, 100.0).any()
+
+
+def test_our_own_net_is_the_default(monkeypatch, tmp_path):
+    monkeypatch.setattr(matting.weights, "model_cache", lambda: tmp_path)
+    matting.open_net.cache_clear()
+    net = open_net()
+    assert net.guided
+    assert net.digest == open_net("portrait").digest
+    assert "portrait-matting" in net.name
+    (tmp_path / "modnet").mkdir()
+    make_net(tmp_path / "modnet" / "modnet.onnx")
+    matting.open_net.cache_clear()
+    assert open_net().name == "MODNet (modnet.onnx)"
+    matting.open_net.cache_clear()
+
+
 def test_a_guide_reaches_nets_that_take_one(tmp_path):
     onnx = pytest.importorskip("onnx")
     path = make_net(tmp_path / "tiny.onnx")
