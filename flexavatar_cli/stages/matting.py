@@ -24,6 +24,7 @@ MODNET_STEP = 32  # both sides are multiples of it
 SOFT_EDGE = 0.02  # half width of the uncertain band, share of the person's size (root of the area)
 GUIDE_NOISE = 3e-4  # squared colour contrast below which the guided filter sees no edge
 GUIDE_SIDE = 1024  # the guided filter's coefficients are found at this longest side (He and Sun 2015)
+GUARD_SIDE = 320  # the same for the outline that only guards
 STRAND = 0.15  # alpha above which thin hair still hangs together
 SURE, DOUBT = 0.85, 0.2  # a segmentation above the one closes what our net opens; only below the other it forbids
 DEEP, COLOUR_REACH = 0.03, 0.12  # shares of the person's size: how near the edge our net may take; mean colours reach
@@ -185,10 +186,11 @@ def finished(rgb: np.ndarray, probability: np.ndarray, net: Net) -> np.ndarray:
 def refined(
     rgb: np.ndarray,  # [H, W, 3]
     probability: np.ndarray,  # [H, W]
+    side: int = GUIDE_SIDE,  # pixels, of the guided filter
 ) -> np.ndarray:  # [H, W] in 0..1
     """The probability, its edge moved to the picture's own edges within a band and sharpened."""
     band = max(2, round(SOFT_EDGE * float(np.sqrt((probability > 0.5).sum()))))
-    alpha = guided_filter(rgb, probability, band, GUIDE_NOISE)
+    alpha = guided_filter(rgb, probability, band, GUIDE_NOISE, side)
     sharp = np.clip((alpha - 0.3) / 0.6, 0, 1)  # under 0.3 is mostly a halo of dark background
     solid = whole((probability > 0.5).astype(np.float32)) > 0.5
     inside = distance(~solid) > 2 * band
@@ -266,13 +268,14 @@ def guided_filter(
     values: np.ndarray,  # [H, W]
     radius: int,  # pixels
     noise: float,  # squared colour
+    longest: int = GUIDE_SIDE,  # pixels
 ) -> np.ndarray:  # [H, W]
     """In each window the best linear function of the colour for `values` (He et al. 2013, Eq. 19), averaged.
 
-    Coefficients are found at most at GUIDE_SIDE and enlarged (fast guided filter).
+    Coefficients are found at most at a longest side of `longest` and enlarged (fast guided filter).
     """
     height, width = values.shape
-    scale = min(1.0, GUIDE_SIDE / max(height, width))
+    scale = min(1.0, longest / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     colour = cv2.resize(guide, size, interpolation=cv2.INTER_AREA)
     target = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
@@ -393,7 +396,8 @@ def portrait(path: Path) -> Net:
 
     def probability(rgb: np.ndarray) -> np.ndarray:
         segmented = rough.probability(rgb)
-        return guarded(rgb, look(rgb, guide_of(segmented)), segmented, finished(rgb, segmented, rough))
+        outline = whole(refined(rgb, segmented, GUARD_SIDE))
+        return guarded(rgb, look(rgb, guide_of(segmented)), segmented, outline)
 
     digest = digest_bytes(b"portrait", digest_file(path).encode(), rough.digest.encode(), GUARD.encode())
     return Net("portrait-matting, guided by MediaPipe selfie segmentation", digest, probability, False, guided=True)
