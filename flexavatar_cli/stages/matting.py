@@ -395,12 +395,20 @@ def portrait(path: Path) -> Net:
     look, rough = open_modnet(path), selfie()
 
     def probability(rgb: np.ndarray) -> np.ndarray:
-        segmented = rough.probability(rgb)
-        outline = whole(refined(rgb, segmented, GUARD_SIDE))
-        return guarded(rgb, look(rgb, guide_of(segmented)), segmented, outline)
+        return told(rgb, rough.probability(rgb), look)
 
     digest = digest_bytes(b"portrait", digest_file(path).encode(), rough.digest.encode(), GUARD.encode())
     return Net("portrait-matting, guided by MediaPipe selfie segmentation", digest, probability, False, guided=True)
+
+
+def told(
+    rgb: np.ndarray,  # [H, W, 3]
+    segmented: np.ndarray,  # [H, W] in 0..1
+    look: Callable[[np.ndarray, np.ndarray | None], np.ndarray],  # of `open_modnet`
+) -> np.ndarray:  # [H, W]
+    """What a net says that is told of a segmentation, and guarded by it."""
+    outline = whole(refined(rgb, segmented, GUARD_SIDE))
+    return guarded(rgb, look(rgb, guide_of(segmented)), segmented, outline)
 
 
 def guarded(

@@ -21,7 +21,7 @@ from flexavatar_cli.training.matting.edges import TRUTH, Subject, edge_errors, s
 from flexavatar_cli.training.matting.export import export
 from flexavatar_cli.training.matting.grounds import behind, cluttered, painted
 from flexavatar_cli.training.matting.losses import matting_losses
-from flexavatar_cli.training.matting.measuring import comparison, flicker, hair_band, measure
+from flexavatar_cli.training.matting.measuring import comparison, flicker, hair_band, limits, measure
 from flexavatar_cli.training.matting.network import SEMANTIC_STRIDE, MattingNetwork
 from flexavatar_cli.training.matting.training import MattingConfig, Phase, Trainer, read_config
 
@@ -284,6 +284,13 @@ def test_hold_out_is_measured(pack):
     alpha = person()[1]
     assert 0 < hair_band(alpha).mean() < 0.5
     assert not hair_band(alpha)[-20:].any()
+
+
+def test_what_limits_a_net_is_measured(pack, tmp_path):
+    torch.manual_seed(0)
+    rows = limits(export(MattingNetwork().eval(), tmp_path / "net.onnx"), pack)
+    assert [(row["kind"], row["third"]) for row in rows] == [("head", "low"), ("head", "middle"), ("cutout", "low")]
+    assert all(0 < row["hair_band_truth_told"] <= 1 for row in rows)
 
 
 def test_bad_configurations_and_empty_packs_are_named(tmp_path):
