@@ -30,8 +30,8 @@ SURE, DOUBT = 0.85, 0.2  # a segmentation above the one closes what our net open
 DEEP, COLOUR_REACH = 0.03, 0.12  # shares of the person's size: how near the edge our net may take; mean colours reach
 HAIR_BODY, HAIR_REACH, STRAND_WIDTH = 0.015, 0.12, 0.01  # how far out it may add; add strands; half of their width
 PATCH, LARGEST_PATCH = 0.012, 0.06  # half the thickness of what is no gap between locks; share of the person's area
-ADDED, SURROUNDINGS = 0.01, 0.12  # half the thickness of what is no rim; what is about it; shares of the person's size
-LIKE_GROUND, FEW, SAMPLED = 0.6, 30, 300  # share of the colour distance to the person; pixels that tell; looked at
+ADDED, LOST, SURROUNDINGS = 0.01, 0.003, 0.12  # half the thickness of what is no rim; what is about it; of the size
+LIKENESS, FEW, SAMPLED = 0.6, 30, 300  # nearer by this share tells; pixels that tell; that are looked at
 EVERY = 4  # pixel in rows and columns goes into mean colours
 MISSED = 0.1  # share of the person's area that no net invents
 GUIDE = "guide"  # of our net's file
@@ -424,7 +424,7 @@ def guarded(
     seen = rough > 0.5
     if not seen.any() or seen.all():
         return fine
-    fine = cleared(rgb, restored(fine, rough, refined), refined)
+    fine = arbitrated(rgb, restored(fine, rough, refined), refined)
     person = filled(fine > 0.5, rough > SURE)
     size = float(np.sqrt(person.sum()))
     if not person.any():
@@ -465,31 +465,38 @@ def restored(
     return np.where(near, np.maximum(fine, refined), fine)
 
 
-def cleared(
+def arbitrated(
     rgb: np.ndarray,  # [H, W, 3]
     fine: np.ndarray,  # [H, W] a matte
     refined: np.ndarray,  # [H, W] a refined segmentation
 ) -> np.ndarray:  # [H, W]
-    """The matte without the thick patches that it adds to the segmentation and that look like the ground about them."""
+    """The matte, but for thick patches where the two differ and the segmentation is right by the colours about them.
+
+    These are things that the matte adds and that look like the ground, and holes in it that look like the person.
+    """
     size = float(np.sqrt((refined > 0.5).sum()))
-    added = fine - refined > 0.25
-    thick = distance(~added) > max(1.5, ADDED * size) if not added.all() else added
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(thick.astype(np.uint8), connectivity=8)
     reach, result = round(SURROUNDINGS * size), fine.copy()
-    for label, (left, top, wide, high, area) in enumerate(stats[1:], 1):
-        if area > LARGEST_PATCH * size**2:
-            continue
-        window = slice(max(0, top - reach), top + high + reach), slice(max(0, left - reach), left + wide + reach)
-        patch = labels[window] == label
-        around = distance(patch)
-        ground = (fine[window] < 0.1) & (around < reach)
-        person = (refined[window] > 0.95) & (around < reach)
-        if min(ground.sum(), person.sum()) < FEW:
-            continue
-        far, near = (apart(rgb[window][patch], rgb[window][part]) for part in (person, ground))
-        if near < LIKE_GROUND * far:
-            gone = added[window] & (around <= 3 + 2 * ADDED * size)
-            result[window] = np.where(gone, np.minimum(fine, refined)[window], result[window])
+    for differs, half, better in (
+        (fine - refined > 0.25, ADDED, np.minimum),
+        (refined - fine > 0.25, LOST, np.maximum),
+    ):
+        thick = distance(~differs) > max(1.5, half * size) if not differs.all() else differs
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(thick.astype(np.uint8), connectivity=8)
+        for label, (left, top, wide, high, area) in enumerate(stats[1:], 1):
+            if area > LARGEST_PATCH * size**2:
+                continue  # the segmentation erred
+            window = slice(max(0, top - reach), top + high + reach), slice(max(0, left - reach), left + wide + reach)
+            patch, both = labels[window] == label, np.minimum(fine, refined)[window]
+            around = distance(patch)
+            ground = (np.maximum(fine, refined)[window] < 0.1) & (around < reach)
+            person = (both > 0.95) & (around < reach)
+            if min(ground.sum(), person.sum()) < FEW:
+                continue
+            from_person, from_ground = (apart(rgb[window][patch], rgb[window][part]) for part in (person, ground))
+            ours, theirs = (from_person, from_ground) if better is np.minimum else (from_ground, from_person)
+            if theirs < LIKENESS * ours:
+                near = differs[window] & (around <= 3 + 2 * half * size)
+                result[window] = np.where(near, better(fine, refined)[window], result[window])
     return result
 
 

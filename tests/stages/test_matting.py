@@ -160,7 +160,7 @@ def test_lost_patches_are_restored():
     np.testing.assert_array_equal(matting.restored(rough, rough, rough), rough)
 
 
-def test_patches_of_the_grounds_colour_are_cleared():
+def test_colours_tell_who_is_right_about_a_patch():
     rough = np.zeros((200, 200), np.float32)
     rough[60:200, 50:150] = 1
     rgb = np.repeat(1 - rough[..., None], 3, -1)  # a dark person before a white wall
@@ -169,10 +169,15 @@ def test_patches_of_the_grounds_colour_are_cleared():
     fine[60:90, 135:165] = 1  # a lock that the segmentation lost
     rgb[60:90, 135:165] = 0.1
     fine[58:60, 50:150] = 0.6  # a rim
-    result = matting.cleared(rgb, fine, rough)
+    fine[160:170, 54:60] = 0  # a hole in the coat
+    fine[160:170, 138:144] = 0  # a gap
+    rgb[160:170, 138:144] = 1
+    result = matting.arbitrated(rgb, fine, rough)
     assert result[122:148, 152:163].max() == 0
     np.testing.assert_array_equal(result[:100], fine[:100])
-    np.testing.assert_array_equal(matting.cleared(rgb, rough, rough), rough)
+    assert result[160:170, 54:60].min() == 1
+    assert result[160:170, 138:144].max() == 0
+    np.testing.assert_array_equal(matting.arbitrated(rgb, rough, rough), rough)
 
 
 def test_a_segmentation_that_misses_a_third_is_overruled():
