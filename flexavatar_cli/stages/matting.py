@@ -33,6 +33,7 @@ PATCH, LARGEST_PATCH = 0.012, 0.06  # half the thickness of what is no gap betwe
 ADDED, LOST, SURROUNDINGS = 0.01, 0.003, 0.12  # half the thickness of what is no rim; what is about it; of the size
 LIKENESS, FEW, SAMPLED = 0.6, 30, 300  # nearer by this share tells; pixels that tell; that are looked at
 EVERY = 4  # pixel in rows and columns goes into mean colours
+FAINT, SAME = 0.1, 0.06  # alpha of what is seen; colours of this share of the distance to the person are the ground's
 MISSED = 0.1  # share of the person's area that no net invents
 GUIDE = "guide"  # of our net's file
 GUIDE_LIMIT = 0.003  # a segmentation is never surer than this
@@ -437,6 +438,7 @@ def guarded(
     reached = np.maximum(np.clip(2 - away / HAIR_BODY, 0, 1) * fine, np.clip(2 - away / HAIR_REACH, 0, 1) * strands)
     alike = likeness(rgb, seen, distance(seen) > 0.05 * size, round(COLOUR_REACH * size))
     outside = np.where(rough > DOUBT, reached, np.minimum(reached, alike))
+    outside = unhaunted(rgb, outside, refined, away)
     outside = np.where(missed(fine, refined, size), fine, outside)
     return np.maximum(outside, inside).astype(np.float32)
 
@@ -481,23 +483,62 @@ def arbitrated(
         (refined - fine > 0.25, LOST, np.maximum),
     ):
         thick = distance(~differs) > max(1.5, half * size) if not differs.all() else differs
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(thick.astype(np.uint8), connectivity=8)
-        for label, (left, top, wide, high, area) in enumerate(stats[1:], 1):
-            if area > LARGEST_PATCH * size**2:
-                continue  # the segmentation erred
-            window = slice(max(0, top - reach), top + high + reach), slice(max(0, left - reach), left + wide + reach)
-            patch, both = labels[window] == label, np.minimum(fine, refined)[window]
-            around = distance(patch)
-            ground = (np.maximum(fine, refined)[window] < 0.1) & (around < reach)
-            person = (both > 0.95) & (around < reach)
-            if min(ground.sum(), person.sum()) < FEW:
-                continue
-            from_person, from_ground = (apart(rgb[window][patch], rgb[window][part]) for part in (person, ground))
+        for patch in patches(thick, LARGEST_PATCH * size**2, reach):
+            from_person, from_ground = likely(rgb, patch, fine, refined, reach)
             ours, theirs = (from_person, from_ground) if better is np.minimum else (from_ground, from_person)
             if theirs < LIKENESS * ours:
-                near = differs[window] & (around <= 3 + 2 * half * size)
-                result[window] = np.where(near, better(fine, refined)[window], result[window])
+                near = differs[patch.window] & (distance(patch.shape) <= 3 + 2 * half * size)
+                result[patch.window] = np.where(near, better(fine, refined)[patch.window], result[patch.window])
     return result
+
+
+def unhaunted(
+    rgb: np.ndarray,  # [H, W, 3]
+    fine: np.ndarray,  # [H, W] a matte
+    refined: np.ndarray,  # [H, W] a refined segmentation
+    away: np.ndarray,  # [H, W] how far from all that the segmentation takes for the person, share of its size
+) -> np.ndarray:  # [H, W]
+    """The matte without faint strands that have just the ground's colour, such as a seam of a thing at a shoulder."""
+    size = float(np.sqrt((refined > 0.5).sum()))
+    reach, result = round(SURROUNDINGS * size), fine.copy()
+    for patch in patches((fine > FAINT) & (away > ADDED), LARGEST_PATCH * size**2, reach):
+        from_person, from_ground = likely(rgb, patch, fine, refined, reach)
+        if from_ground < SAME * from_person:
+            result[patch.window][distance(patch.shape) <= 2] = 0
+    return result
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A connected part of a mask and its surroundings."""
+
+    window: tuple[slice, slice]  # rows and columns of the picture
+    shape: np.ndarray  # [h, w] bool, within the window
+
+
+def patches(mask: np.ndarray, largest: float, reach: int) -> Iterator[Patch]:
+    """The connected parts of a mask [H, W] bool of up to `largest` pixels, with `reach` pixels about each."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    for label, (left, top, wide, high, area) in enumerate(stats[1:], 1):
+        if FEW / 4 < area <= largest:
+            window = slice(max(0, top - reach), top + high + reach), slice(max(0, left - reach), left + wide + reach)
+            yield Patch(window, labels[window] == label)
+
+
+def likely(
+    rgb: np.ndarray,  # [H, W, 3]
+    patch: Patch,
+    fine: np.ndarray,  # [H, W]
+    refined: np.ndarray,  # [H, W]
+    reach: int,  # pixels
+) -> tuple[float, float]:
+    """How far a patch's colours are from the person's and the ground's about it; (1, 1) if too little is about it."""
+    near, colours = distance(patch.shape) < reach, rgb[patch.window]
+    person = (np.minimum(fine, refined)[patch.window] > 0.95) & near
+    ground = (np.maximum(fine, refined)[patch.window] < 0.1) & near
+    if min(person.sum(), ground.sum()) < FEW:
+        return 1.0, 1.0
+    return apart(colours[patch.shape], colours[person]), apart(colours[patch.shape], colours[ground])
 
 
 def apart(

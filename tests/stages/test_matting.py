@@ -132,7 +132,7 @@ def test_own_net_is_guarded():
     fine[60:62, 100:148] = 0  # a wide outline
     fine[58:60, 60:80] = 0.6  # hair
     fine[44:60, 80] = 0.7  # a strand
-    rgb[44:60, 60:82] = 0.1
+    rgb[58:60, 60:80] = rgb[44:60, 80] = 0.1
     fine[44:60, 120] = 0.7  # none: it has the wall's colour
     fine[120:180, 170:195] = 1  # a stranger
     fine[160:162, 150:170] = 1  # ... who touches
@@ -178,6 +178,19 @@ def test_colours_tell_who_is_right_about_a_patch():
     assert result[160:170, 54:60].min() == 1
     assert result[160:170, 138:144].max() == 0
     np.testing.assert_array_equal(matting.arbitrated(rgb, rough, rough), rough)
+
+
+def test_seams_of_things_at_a_shoulder_are_no_strands():
+    rough = np.zeros((200, 200), np.float32)
+    rough[60:200, 50:150] = 1
+    rgb = np.repeat(1 - rough[..., None], 3, -1)
+    fine = rough.copy()
+    fine[40:60, 80] = fine[40:60, 120] = 0.3
+    rgb[40:60, 80] = 0.7  # a strand: thin, so mostly of the wall's colour
+    away = matting.distance(rough > 0.2) / 118
+    result = matting.unhaunted(rgb, fine, rough, away)
+    np.testing.assert_array_equal(result[:, :100], fine[:, :100])
+    assert result[40:56, 120].max() == 0
 
 
 def test_a_segmentation_that_misses_a_third_is_overruled():
