@@ -31,7 +31,8 @@ DEEP, COLOUR_REACH = 0.03, 0.12  # shares of the person's size: how near the edg
 HAIR_BODY, HAIR_REACH, STRAND_WIDTH = 0.015, 0.12, 0.01  # how far out it may add; add strands; half of their width
 PATCH, LARGEST_PATCH = 0.012, 0.06  # half the thickness of what is no gap between locks; share of the person's area
 ADDED, LOST, SURROUNDINGS = 0.01, 0.003, 0.12  # half the thickness of what is no rim; what is about it; of the size
-LIKENESS, FEW, SAMPLED = 0.6, 30, 300  # nearer by this share tells; pixels that tell; that are looked at
+DOUBTFUL, LIKENESS = 1.1, 0.6  # ratios of colour distances below which what is added, and what is lost, is not believed
+FEW, SAMPLED = 30, 300  # pixels that tell; that are looked at
 EVERY = 4  # pixel in rows and columns goes into mean colours
 FAINT, SAME = 0.1, 0.06  # alpha of what is seen; colours of this share of the distance to the person are the ground's
 MISSED = 0.1  # share of the person's area that no net invents
@@ -478,15 +479,15 @@ def arbitrated(
     """
     size = float(np.sqrt((refined > 0.5).sum()))
     reach, result = round(SURROUNDINGS * size), fine.copy()
-    for differs, half, better in (
-        (fine - refined > 0.25, ADDED, np.minimum),
-        (refined - fine > 0.25, LOST, np.maximum),
+    for differs, half, better, likeness in (
+        (fine - refined > 0.25, ADDED, np.minimum, DOUBTFUL),
+        (refined - fine > 0.25, LOST, np.maximum, LIKENESS),
     ):
         thick = distance(~differs) > max(1.5, half * size) if not differs.all() else differs
         for patch in patches(thick, LARGEST_PATCH * size**2, reach):
             from_person, from_ground = likely(rgb, patch, fine, refined, reach)
             ours, theirs = (from_person, from_ground) if better is np.minimum else (from_ground, from_person)
-            if theirs < LIKENESS * ours:
+            if theirs < likeness * ours:
                 near = differs[patch.window] & (distance(patch.shape) <= 3 + 2 * half * size)
                 result[patch.window] = np.where(near, better(fine, refined)[patch.window], result[patch.window])
     return result
@@ -532,12 +533,12 @@ def likely(
     refined: np.ndarray,  # [H, W]
     reach: int,  # pixels
 ) -> tuple[float, float]:
-    """How far a patch's colours are from the person's and the ground's about it; (1, 1) if too little is about it."""
+    """How far a patch's colours are from the person's and the ground's about it; NaN if too little is about it."""
     near, colours = distance(patch.shape) < reach, rgb[patch.window]
     person = (np.minimum(fine, refined)[patch.window] > 0.95) & near
     ground = (np.maximum(fine, refined)[patch.window] < 0.1) & near
     if min(person.sum(), ground.sum()) < FEW:
-        return 1.0, 1.0
+        return float("nan"), float("nan")
     return apart(colours[patch.shape], colours[person]), apart(colours[patch.shape], colours[ground])
 
 
