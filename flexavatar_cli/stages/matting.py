@@ -488,7 +488,7 @@ def arbitrated(
             from_person, from_ground = likely(rgb, patch, fine, refined, reach)
             ours, theirs = (from_person, from_ground) if better is np.minimum else (from_ground, from_person)
             if theirs < likeness * ours:
-                near = differs[patch.window] & (distance(patch.shape) <= 3 + 2 * half * size)
+                near = distance(patch.shape) <= 4 + 2 * half * size
                 result[patch.window] = np.where(near, better(fine, refined)[patch.window], result[patch.window])
     return result
 
