@@ -132,7 +132,7 @@ def test_own_net_is_guarded():
     fine[60:62, 100:148] = 0  # a wide outline
     fine[58:60, 60:80] = 0.6  # hair
     fine[44:60, 80] = 0.7  # a strand
-    rgb[44:60, 60:82] = 0.1
+    rgb[58:60, 60:80] = rgb[44:60, 80] = 0.1
     fine[44:60, 120] = 0.7  # none: it has the wall's colour
     fine[120:180, 170:195] = 1  # a stranger
     fine[160:162, 150:170] = 1  # ... who touches
@@ -158,6 +158,63 @@ def test_lost_patches_are_restored():
     assert result[45:150, 100:102].max() == 0
     assert matting.restored(0 * fine, rough, rough).max() == 0  # too much
     np.testing.assert_array_equal(matting.restored(rough, rough, rough), rough)
+
+
+def test_colours_tell_who_is_right_about_a_patch():
+    rough = np.zeros((200, 200), np.float32)
+    rough[60:200, 50:150] = 1
+    rgb = np.repeat(1 - rough[..., None], 3, -1)  # a dark person before a white wall
+    fine = rough.copy()
+    fine[120:150, 150:165] = 1  # a thing at the wall
+    fine[60:90, 135:165] = 1  # a lock that the segmentation lost
+    rgb[60:90, 135:165] = 0.1
+    fine[58:60, 50:150] = 0.6  # a rim
+    fine[160:170, 54:60] = 0  # a hole in the coat
+    fine[160:170, 138:144] = 0  # a gap
+    rgb[160:170, 138:144] = 1
+    result = matting.arbitrated(rgb, fine, rough)
+    assert result[122:148, 152:163].max() == 0
+    np.testing.assert_array_equal(result[:100], fine[:100])
+    assert result[160:170, 54:60].min() == 1
+    assert result[160:170, 138:144].max() == 0
+    np.testing.assert_array_equal(matting.arbitrated(rgb, rough, rough), rough)
+
+
+def test_seams_of_things_at_a_shoulder_are_no_strands():
+    rough = np.zeros((200, 200), np.float32)
+    rough[60:200, 50:150] = 1
+    rgb = np.repeat(1 - rough[..., None], 3, -1)
+    fine = rough.copy()
+    fine[40:60, 80] = fine[40:60, 120] = 0.3
+    rgb[40:60, 80] = 0.7  # a strand: thin, so mostly of the wall's colour
+    away = matting.distance(rough > 0.2) / 118
+    result = matting.unhaunted(rgb, fine, rough, away)
+    np.testing.assert_array_equal(result[:, :100], fine[:, :100])
+    assert result[40:56, 120].max() == 0
+
+
+def test_a_segmentation_that_misses_a_third_is_overruled():
+    fine = np.zeros((200, 200), np.float32)
+    fine[40:200, 40:160] = 1
+    rough, rgb = fine.copy(), np.full((200, 200, 3), 0.5, np.float32)
+    rough[:, 110:] = 0
+    assert matting.guarded(rgb, fine, rough, rough)[60:, 50:150].min() == 1
+    assert matting.missed(fine, rough, 100.0)[60:190, 125:150].all()
+    assert not matting.missed(fine, fine, 100.0).any()
+
+
+def test_our_own_net_is_the_default(monkeypatch, tmp_path):
+    monkeypatch.setattr(matting.weights, "model_cache", lambda: tmp_path)
+    matting.open_net.cache_clear()
+    net = open_net()
+    assert net.guided
+    assert net.digest == open_net("portrait").digest
+    assert "portrait-matting" in net.name
+    (tmp_path / "modnet").mkdir()
+    make_net(tmp_path / "modnet" / "modnet.onnx")
+    matting.open_net.cache_clear()
+    assert open_net().name == "MODNet (modnet.onnx)"
+    matting.open_net.cache_clear()
 
 
 def test_a_guide_reaches_nets_that_take_one(tmp_path):

@@ -1,5 +1,7 @@
 """Training of the matting network: its data is what it says, its losses see what is known, its file is MODNet's."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -13,14 +15,15 @@ from flexavatar_cli.stages.matting import Net, matte_picture, modnet, open_modne
 from flexavatar_cli.training.matting.attire import clothes, polygon
 from flexavatar_cli.training.matting.cards import blend_cards
 from flexavatar_cli.training.matting.composites import Painter, band_of, composed, cut_inside, placement
+from flexavatar_cli.training.matting.crops import edge_corners
 from flexavatar_cli.training.matting.cutouts import UNKNOWN, agreement, is_held_out, key, write_rgba
 from flexavatar_cli.training.matting.edges import TRUTH, Subject, edge_errors, subjects
 from flexavatar_cli.training.matting.export import export
 from flexavatar_cli.training.matting.grounds import behind, cluttered, painted
 from flexavatar_cli.training.matting.losses import matting_losses
-from flexavatar_cli.training.matting.measuring import comparison, flicker, hair_band, measure
+from flexavatar_cli.training.matting.measuring import comparison, flicker, hair_band, limits, measure
 from flexavatar_cli.training.matting.network import SEMANTIC_STRIDE, MattingNetwork
-from flexavatar_cli.training.matting.training import MattingConfig, Phase, Trainer, edge_corners, read_config
+from flexavatar_cli.training.matting.training import MattingConfig, Phase, Trainer, read_config
 
 
 def person(side=128):
@@ -205,6 +208,27 @@ def test_training_goes_on_where_it_was_cut(pack):
         torch.testing.assert_close(again.average.state_dict()[name], value)
 
 
+def test_training_starts_from_an_exported_file(pack):
+    torch.manual_seed(1)
+    before = MattingNetwork().train()
+    for _ in range(3):
+        before(torch.rand(4, 3, 64, 64) * 2 - 1)  # norms that are not neutral
+    path = export(before, pack / "before.onnx")
+    config = MattingConfig("matting", 0, (Phase(64, 1.0, 2, 1e-3),), initial=str(path), bfloat16=False)
+    trainer = Trainer(config, pack, pack / "run")
+    image, guide = torch.rand(2, 3, 96, 64) * 2 - 1, torch.randn(2, 1, 24, 16)
+    with torch.inference_mode():
+        expected = before.eval()(image, guide)
+        for network in (trainer.network.eval(), trainer.average):
+            torch.testing.assert_close(network(image, guide), expected, atol=1e-4, rtol=0)
+    first = trainer.network.quarter[0][1]
+    assert first.running_var.mean() != pytest.approx(1, abs=0.05)  # its statistics are those of pictures
+    torch.testing.assert_close(first.weight, (first.running_var + first.eps).sqrt())
+    (pack / "broken.onnx").write_bytes(b"no net")
+    with pytest.raises(InputError, match="not an ONNX file"):
+        Trainer(replace(config, initial=str(pack / "broken.onnx")), pack, pack / "other")
+
+
 def test_crops_train_the_detail_branch_alone(pack):
     phase = Phase(128, 1.0, 2, 1e-3, crop=64, crops=2)
     trainer = Trainer(MattingConfig("matting", 0, (phase,), bfloat16=False), pack, pack / "run")
@@ -260,6 +284,13 @@ def test_hold_out_is_measured(pack):
     alpha = person()[1]
     assert 0 < hair_band(alpha).mean() < 0.5
     assert not hair_band(alpha)[-20:].any()
+
+
+def test_what_limits_a_net_is_measured(pack, tmp_path):
+    torch.manual_seed(0)
+    rows = limits(export(MattingNetwork().eval(), tmp_path / "net.onnx"), pack)
+    assert [(row["kind"], row["third"]) for row in rows] == [("head", "low"), ("head", "middle"), ("cutout", "low")]
+    assert all(0 < row["hair_band_truth_told"] <= 1 for row in rows)
 
 
 def test_bad_configurations_and_empty_packs_are_named(tmp_path):

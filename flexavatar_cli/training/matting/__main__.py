@@ -8,7 +8,7 @@ from pathlib import Path
 from flexavatar_cli.training.matting.cutouts import is_held_out, prepare_people
 from flexavatar_cli.training.matting.export import export
 from flexavatar_cli.training.matting.heads import prepare_heads
-from flexavatar_cli.training.matting.measuring import comparison, flicker, measure
+from flexavatar_cli.training.matting.measuring import comparison, flicker, limits, measure
 from flexavatar_cli.training.matting.training import Trainer, read_config
 
 
@@ -65,6 +65,12 @@ def edges(arguments: argparse.Namespace) -> None:
     write_image(arguments.output / "edges.png", sheet(pages))
 
 
+def limit(arguments: argparse.Namespace) -> None:
+    """What limits a net on the hold-out: rows by contrast, with the segmentation and with the truth told."""
+    for row in limits(arguments.onnx, arguments.pack):
+        print(json.dumps(row))
+
+
 def compare(arguments: argparse.Namespace) -> None:
     """A sheet of photos with the segmentation's mattes and ours."""
     from flexavatar_cli.media.images import write_image
@@ -105,6 +111,10 @@ def main() -> None:
     edging.add_argument("--steps", type=int, default=50)
     edging.add_argument("--model", default="open-1")
     edging.set_defaults(run=edges)
+    limiting = commands.add_parser("limits")
+    limiting.add_argument("pack", type=Path)
+    limiting.add_argument("onnx", type=Path)
+    limiting.set_defaults(run=limit)
     comparing = commands.add_parser("sheet")
     comparing.add_argument("onnx", type=Path)
     comparing.add_argument("sheet", type=Path, help="picture to write")

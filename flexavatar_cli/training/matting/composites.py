@@ -19,8 +19,8 @@ from flexavatar_cli.training.matting.grounds import behind, cluttered, painted
 
 KINDS = ("cutout", "head", "portrait")
 SHARES = {"cutout": 0.24, "head": 0.38, "portrait": 0.2, "pasted": 0.18}
-GUIDED = {"cutout": 0.36, "head": 0.42, "portrait": 0.22}  # of pictures that come with a segmentation
-CLUTTERED, CAMOUFLAGED = 0.4, 0.12  # shares of training's grounds
+EDGES = {"cutout": 0.36, "head": 0.42, "portrait": 0.22}  # of pictures that edges are learnt from
+CLUTTERED, CAMOUFLAGED = 0.5, 0.2  # shares of training's grounds
 LEAST_FOOT = 0.25  # of the lower edge's pixels are the person's, in portraits to cut out
 MOST_UNKNOWN = 0.2  # of their pixels
 BAND = 1 / 40  # half width of the detail branch's band, share of the picture's side (MODNet: 15 of 512)
@@ -237,18 +237,21 @@ class Painter:
 
 
 class Stream(IterableDataset):
-    """Endless batches; the same ones for the same seed. With `guided`, a segmentation comes with each picture."""
+    """Endless batches; the same ones for the same seed. With `guided`, a segmentation comes with each picture.
 
-    def __init__(self, pack: Path, side: int, batch: int, seed: int, guided: bool = False) -> None:
+    `edges` draws more of the kinds whose mattes are exact.
+    """
+
+    def __init__(self, pack: Path, side: int, batch: int, seed: int, guided: bool = False, edges: bool = False) -> None:
         self.pack, self.side, self.batch, self.seed, self.guided = pack, side, batch, seed, guided
+        self.shares = EDGES if edges else SHARES
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         cv2.setNumThreads(1)
         generator = np.random.default_rng(self.seed)
         painter = Painter(self.pack, largest=2 * self.side)
         segmenter = selfie().probability if self.guided else None
-        shares = GUIDED if self.guided else SHARES
         while True:
-            samples = [painter.sample(self.side, generator, shares) for _ in range(self.batch)]
+            samples = [painter.sample(self.side, generator, self.shares) for _ in range(self.batch)]
             pairs = [sample.tensors(segmenter) for sample in samples]
             yield torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])

@@ -70,12 +70,15 @@ def cluttered(ground: np.ndarray, generator: np.random.Generator) -> None:
         wide, tall = (generator.uniform(0.08, 0.5, 2) * side).astype(int) + 4
         left = int(generator.integers(-wide // 2, side - wide // 2))
         top = int(generator.integers(-tall // 2, side - tall // 2))
-        kind = generator.choice(["flag", "frame", "shelf", "blind", "cloth"], p=[0.4, 0.2, 0.15, 0.1, 0.15])
-        if kind in ("flag", "cloth"):  # hangs down to the floor or behind the shoulder
-            tall = side - top if generator.random() < 0.8 else tall
-        thing = {"flag": flag, "frame": frame, "shelf": shelf, "blind": blind, "cloth": drapery}[kind](
-            int(tall), int(wide), generator
+        kind = generator.choice(
+            ["flag", "frame", "shelf", "blind", "cloth", "post"], p=[0.35, 0.15, 0.15, 0.1, 0.1, 0.15]
         )
+        if kind == "post":
+            wide = max(4, wide // 3)
+        if kind in ("flag", "cloth", "post"):  # hangs down to the floor or behind the shoulder
+            tall = side - top if generator.random() < 0.8 else tall
+        things = {"flag": flag, "frame": frame, "shelf": shelf, "blind": blind, "cloth": drapery, "post": post}
+        thing = things[kind](int(tall), int(wide), generator)
         if generator.random() < 0.4:
             thing = cv2.GaussianBlur(thing, (0, 0), side / 256 * generator.uniform(0.3, 4))
         y0, x0 = max(top, 0), max(left, 0)
@@ -117,6 +120,16 @@ def flag(tall: int, wide: int, generator: np.random.Generator) -> np.ndarray:
     if generator.random() < 0.3:
         cloth[np.abs(x - wide + 1) < max(2, 0.04 * wide)] = (0.8, 0.65, 0.2)
     return np.clip(cloth * gain[..., None], 0, 1).astype(np.float32)
+
+
+def post(tall: int, wide: int, generator: np.random.Generator) -> np.ndarray:
+    """A round post [tall, wide, 3] lit from a side, of a few colours one above the other: a lamp, a rocket."""
+    across = np.linspace(-1, 1, wide, dtype=np.float32) - np.float32(generator.uniform(-0.7, 0.7))
+    shade = 1 - np.float32(generator.uniform(0.2, 0.6)) * across**2
+    bands = np.array([random_colour(generator) for _ in range(int(generator.integers(1, 5)))])
+    places = np.sort(generator.random(len(bands)))
+    rows = np.searchsorted(places, np.linspace(0, 1, tall)).clip(0, len(bands) - 1)
+    return np.clip(bands[rows][:, None] * shade[:, None], 0, 1).astype(np.float32)
 
 
 def frame(tall: int, wide: int, generator: np.random.Generator) -> np.ndarray:

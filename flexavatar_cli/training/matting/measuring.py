@@ -3,16 +3,28 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from flexavatar_cli.media.frames import Frames
 from flexavatar_cli.media.images import composite, read_photo, sheet, to_float
-from flexavatar_cli.stages.matting import Net, distance, foreground, matte_picture, net_mattes
-from flexavatar_cli.training.matting.composites import Painter, composed, read_rgba
+from flexavatar_cli.stages.matting import (
+    Net,
+    attached,
+    distance,
+    foreground,
+    matte_picture,
+    net_mattes,
+    open_modnet,
+    selfie,
+    told,
+)
+from flexavatar_cli.training.matting.composites import Painter, Sample, composed, read_rgba
 
 SIDE = 512
 HAIR_BAND = 8  # pixels around soft alpha
 COLOURS = ((0.0, 0.69, 0.25), (0.95, 0.3, 0.25), (0.1, 0.1, 0.1))  # of the comparison's grounds
+TOLD_BLUR = 4.0  # pixels: a segmentation as good as one at a quarter of the size can be
 TILE = 220  # pixels
 HAIR_PART = 0.7  # of the picture's height, from the top: clothes are below
 
@@ -26,12 +38,17 @@ def held_out_painter(pack: Path) -> Painter:
 
 def held_out(pack: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Kind, picture [SIDE, SIDE, 3] and exact alpha [SIDE, SIDE] of every held-out person; the same each time."""
+    for kind, sample in held_out_samples(pack):
+        yield kind, to_float(sample.image), sample.alpha
+
+
+def held_out_samples(pack: Path) -> Iterator[tuple[str, Sample]]:
+    """Kind and sample of every held-out person; the same each time."""
     painter = held_out_painter(pack)
     for kind in ("head", "cutout"):
         for number, file in enumerate(painter.files[kind]):
             generator = np.random.default_rng([7, number, len(kind)])
-            sample = composed(read_rgba(file), painter.ground(SIDE, generator), 0.9, generator)
-            yield kind, to_float(sample.image), sample.alpha
+            yield kind, composed(read_rgba(file), painter.ground(SIDE, generator), 0.9, generator)
 
 
 def hair_band(alpha: np.ndarray) -> np.ndarray:
@@ -60,6 +77,31 @@ def measure(nets: dict[str, Net], pack: Path) -> list[dict[str, object]]:
         }
         for (name, kind), rows in sums.items()
     ]
+
+
+def limits(path: Path, pack: Path) -> list[dict[str, object]]:
+    """A row per kind of person and third of the pictures by contrast between hair and ground: what limits the net.
+
+    Errors with the segmentation, and with the true alpha, blurred, in its place: what better semantics would give.
+    """
+    look, rough = open_modnet(path), selfie()
+    found: dict[str, list[tuple[float, ...]]] = {}
+    for kind, sample in held_out_samples(pack):
+        rgb, alpha = to_float(sample.image), sample.alpha
+        band, row = hair_band(alpha), []
+        for segmented in (rough.probability(rgb), cv2.GaussianBlur(alpha, (0, 0), TOLD_BLUR)):
+            error = np.abs(attached(told(rgb, segmented, look)) - alpha)
+            row += [float(error.mean()), float(error[band].mean()) if band.any() else 0.0]
+        found.setdefault(kind, []).append((float(sample.contrast[band].mean()) if band.any() else 0.0, *row))
+    rows: list[dict[str, object]] = []
+    names = ("contrast", "mad", "hair_band", "mad_truth_told", "hair_band_truth_told")
+    for kind, values in found.items():
+        for third, part in zip(("low", "middle", "high"), np.array_split(np.array(sorted(values)), 3)):
+            if not len(part):
+                continue
+            means = (round(float(mean), 4) for mean in part.mean(0))
+            rows.append({"kind": kind, "third": third, "pictures": len(part), **dict(zip(names, means))})
+    return rows
 
 
 def flicker(frames: Frames, net: Net, smoothed: bool = True) -> float:

@@ -66,7 +66,7 @@ class MattingNetwork(nn.Module):
         super().__init__()
         half, quarter, eighth, sixteenth, last = widths
         middle = (sixteenth + eighth) // 2
-        self.stem = ConvUnit(3, half, stride=2)
+        self.stem = ConvUnit(3 + 1, half, stride=2)  # the guide last
         self.quarter = nn.Sequential(ConvUnit(half, quarter, stride=2), Residual(quarter))
         self.eighth = nn.Sequential(ConvUnit(quarter, eighth, stride=2), Residual(eighth), Residual(eighth))
         self.sixteenth = nn.Sequential(ConvUnit(eighth, sixteenth, stride=2), Residual(sixteenth), Residual(sixteenth))
@@ -85,10 +85,13 @@ class MattingNetwork(nn.Module):
         self.detail = nn.Conv2d(detail, 1, 1)
         self.fusion = nn.Sequential(ConvUnit(detail + 12, detail), nn.Conv2d(detail, 4, 3, padding=1))
 
-    def meaning(self, image: Tensor, reduction: int = REDUCTION) -> tuple[Tensor, Tensor]:
-        """Semantic logits, and features with them, at 1/4 of what the branch sees: the picture over `reduction`."""
+    def meaning(self, image: Tensor, guide: Tensor, reduction: int = REDUCTION) -> tuple[Tensor, Tensor]:
+        """Semantic logits, and features with them, at 1/4 of what the branch sees: the picture over `reduction`.
+
+        The guide [B, 1, h, w] may have any size.
+        """
         view = F.avg_pool2d(image, reduction) if reduction > 1 else image
-        quarter = self.quarter(self.stem(view))
+        quarter = self.quarter(self.stem(torch.cat([view, enlarged(guide, view)], 1)))
         eighth = self.eighth(quarter)
         sixteenth = self.sixteenth(eighth)
         coarse = self.up_sixteenth(torch.cat([enlarged(self.last(sixteenth), sixteenth), sixteenth], 1))
@@ -113,9 +116,9 @@ class MattingNetwork(nn.Module):
         self, image: Tensor, guide: Tensor | None = None, reduction: int = REDUCTION
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of semantics, detail [B, 1, H/2, W/2] and alpha [B, 1, H, W]."""
-        semantic, meaning = self.meaning(image, reduction)
         like = F.avg_pool2d(image, 4)
         told = torch.zeros_like(like[:, :1]) if guide is None else enlarged(guide, like) + 0 * like[:, :1]
+        semantic, meaning = self.meaning(image, told, reduction)
         return semantic, *self.refined(image, enlarged(meaning, like), told)
 
     def forward(self, image: Tensor, guide: Tensor | None = None) -> Tensor:

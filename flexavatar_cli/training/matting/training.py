@@ -1,6 +1,7 @@
 """Training of the matting network by the clock, resumable, with averaged weights."""
 
 import copy
+import functools
 import json
 import logging
 import math
@@ -10,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 import yaml
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader
 from flexavatar_cli.core.errors import UsageError
 from flexavatar_cli.core.files import replacing
 from flexavatar_cli.training.matting.composites import Stream
+from flexavatar_cli.training.matting.crops import crops, edge_corners, heard_guide
+from flexavatar_cli.training.matting.initial import start_from
 from flexavatar_cli.training.matting.losses import matting_losses, semantic_loss
 from flexavatar_cli.training.matting.network import REDUCTION, MattingNetwork, enlarged
 
@@ -26,8 +28,6 @@ log = logging.getLogger(__name__)
 AVERAGING = 0.998  # decay of the averaged weights per step
 LOG_EVERY = 20  # steps
 NORM_LIMIT = 1.0
-UNGUIDED = 0.25  # share of crops that no segmentation comes with
-ANYWHERE = 0.25  # share of crops that are not at edges
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Phase:
     reduction: int = REDUCTION  # of what the semantic branch sees; 0: it is trained alone, on what it sees
     crop: int = 0  # pixels; if not 0, the detail branch alone is trained, on crops at hair and other soft edges
     crops: int = 4  # of each picture
+    guided: bool = False  # a segmentation comes with most pictures; with crops it does anyway
     echo: bool = False  # half of every batch is seen again, mirrored, in the next one: pictures cost what steps cost
 
 
@@ -51,6 +52,7 @@ class MattingConfig:
     kind: str  # "matting": what `flexavatar train` tells configurations apart by
     seed: int
     phases: tuple[Phase, ...]
+    initial: str = ""  # an exported file whose weights a new run starts from; "" = random ones
     weight_decay: float = 0.01
     warmup: int = 100  # steps
     checkpoint_minutes: float = 3.0
@@ -101,6 +103,10 @@ class Trainer:
             self.optimiser.load_state_dict(state["optimiser"])
             self.step, self.seconds = state["step"], state["seconds"]
             self.phase, self.phase_start = state["phase"], state["phase_start"]
+        elif config.initial:
+            samples = next(iter(Stream(pack, 512, 8, config.seed, guided=True)))
+            start_from(self.network, Path(config.initial), *samples)
+            self.average.load_state_dict(self.network.state_dict())
 
     @property
     def state_file(self) -> Path:
@@ -145,7 +151,7 @@ class Trainer:
             self.phase, self.phase_start = number, self.step
         seed = self.config.seed + 1000 * number + self.step
         fresh = phase.batch // (1 + phase.echo)
-        stream = Stream(self.pack, phase.side, fresh, seed, guided=phase.crop > 0)
+        stream = Stream(self.pack, phase.side, fresh, seed, phase.guided or phase.crop > 0, phase.crop > 0)
         clock = saved = time.monotonic()
         # spawned: a fork of a process whose OpenMP threads have started waits for ever for threads it does not have
         loader = DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4, multiprocessing_context="spawn")
@@ -183,10 +189,10 @@ class Trainer:
             if phase.crop:
                 terms = self.detail_terms(image, truth, phase)
             elif phase.reduction == 0:
-                semantic = self.network.meaning(image, 1)[0]
+                semantic = self.network.meaning(image, heard_guide(truth, 2), 1)[0]
                 terms = {"semantic": semantic_loss(semantic.float(), truth[:, :1], truth[:, 1:2])}
             else:
-                terms = matting_losses(self.network.branches(image, None, phase.reduction), truth)
+                terms = matting_losses(self.network.branches(image, heard_guide(truth, 4), phase.reduction), truth)
         self.optimiser.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), NORM_LIMIT)
@@ -204,37 +210,14 @@ class Trainer:
 
     def detail_terms(self, image: Tensor, truth: Tensor, phase: Phase) -> dict[str, Tensor]:
         """The terms of the detail branch on crops, the semantic branch as it is."""
+        guide = heard_guide(truth, 4)
         with torch.no_grad():
             self.network.eval()
-            meaning = self.network.meaning(image, phase.reduction)[1]
+            meaning = self.network.meaning(image, guide, phase.reduction)[1]
             meaning = enlarged(meaning, image[:, :, ::4, ::4])
             self.network.train()
         corners = edge_corners(truth[:, 2], phase.crop, phase.crops)
-        heard = (torch.rand(len(corners), 1, 1, 1) > UNGUIDED).float()
-
-        def cut(x: Tensor, stride: int) -> Tensor:
-            size = phase.crop // stride
-            return torch.stack([x[b, :, y // stride :, x0 // stride :][:, :size, :size] for b, y, x0 in corners])
-
-        pictures = cut(image, 1).contiguous(memory_format=torch.channels_last)
-        guide = heard * F.avg_pool2d(cut(truth[:, 4:], 1), 4)
-        detail, fused = self.network.refined(pictures, cut(meaning, 4), guide)
-        return matting_losses((None, detail, fused), cut(truth, 1))
-
-
-def edge_corners(band: Tensor, crop: int, count: int) -> list[tuple[int, int, int]]:
-    """`count` crops per picture as (picture, top, left), multiples of 4.
-
-    They lie around random pixels of the band [B, H, W], some anywhere, all of them where there is no band.
-    """
-    corners = []
-    for number, mask in enumerate(band):
-        edges = torch.nonzero(mask > 0)
-        for _ in range(count):
-            spot = torch.stack([torch.randint(side, ()) for side in mask.shape])
-            if len(edges) and torch.rand(()) > ANYWHERE:
-                spot = edges[torch.randint(len(edges), ())]
-            top, left = ((int(at) - crop // 2) // 4 * 4 for at in spot)
-            top, left = max(0, min(top, mask.shape[0] - crop)), max(0, min(left, mask.shape[1] - crop))
-            corners.append((number, top, left))
-    return corners
+        cut = functools.partial(crops, corners=corners, side=phase.crop)
+        pictures = cut(image).contiguous(memory_format=torch.channels_last)
+        detail, fused = self.network.refined(pictures, cut(meaning, stride=4), cut(guide, stride=4))
+        return matting_losses((None, detail, fused), cut(truth))
