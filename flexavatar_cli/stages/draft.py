@@ -105,23 +105,23 @@ class Draft:
         color = self.attributes().color[0]
         hair = torch.maximum(hairiness(self.prior, self.found.displacement[None])[0], self.prior.on_scalp)
         low = low_frequencies(self.prior, color[None], hair[None] + 1e-6, self.prior.hair_kernel)[0]
-        detail = self._laid(HAIR, hair, hair, low)
-        wanted = (low + FLOOR) * detail.exp()[:, None] - FLOOR
-        self._add(color=(hair * (1 - self.found.seen))[:, None] * (wanted.clamp(0, 1) - color))
+        wanted = self._textured(HAIR, hair, hair, low)
+        self._add(color=(hair * (1 - self.found.seen))[:, None] * (wanted - color))
 
     @torch.no_grad()
     def lay_skin(self) -> None:
         """Give unseen skin the pores and fine lines of the skin seen."""
         color, prior = self.attributes().color[0], self.prior
         skin = prior.plain_skin * (1 - hairiness(prior, self.found.displacement[None])[0])
-        detail = self._laid(SKIN, skin, skin * (self.found.facing > SKIN_FACING), color)
         unseen = (1 - self.found.seen) * (1 - MIRROR_TRUST * self.found.seen[prior.mirror])
-        wanted = (color + FLOOR) * detail.exp()[:, None] - FLOOR
-        self._add(color=(skin * unseen)[:, None] * (wanted.clamp(0, 1) - color))
+        wanted = self._textured(SKIN, skin, skin * (self.found.facing > SKIN_FACING), color)
+        self._add(color=(skin * unseen)[:, None] * (wanted - color))
 
-    def _laid(self, material: Material, share: Tensor, sample: Tensor, color: Tensor) -> Tensor:  # [N]
+    def _textured(self, material: Material, share: Tensor, sample: Tensor, color: Tensor) -> Tensor:  # [N, 3]
+        """The colours [N, 3] with the photo's texture of the material; `share` and `sample` as in `laid_detail`."""
         arrays = (share.numpy(), sample.numpy(), color.numpy())
-        return torch.from_numpy(laid_detail(material, self.seen, self.found, *arrays, self.head, self.prior.resolution))
+        detail = laid_detail(material, self.seen, self.found, *arrays, self.head, self.prior.resolution)
+        return ((color + FLOOR) * torch.from_numpy(detail).exp()[:, None] - FLOOR).clamp(0, 1)
 
     def _add(
         self,

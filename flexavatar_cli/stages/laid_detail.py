@@ -35,9 +35,7 @@ class Material:
 
     radii: tuple[float, ...]  # metres, of a window; the first with enough places in the photo
     blur: float  # metres: sigma of what counts as colour rather than detail
-    contrast: tuple[
-        float, float
-    ]  # standard deviation of detail, between which it fades out: more is not of the material
+    contrast: tuple[float, float]  # standard deviations of detail between which it fades out, as of something else
     liveliest: float  # of a window's own standard deviation over the median one
 
 
