@@ -78,7 +78,7 @@ class Puppet:
     def decoded(self, expressions: Tensor) -> TexelAttributes:  # [T, E] -> [T, N, ...]
         """Decoder output for T expressions, settled but with lids as if open."""
         decoded = self.instruments.model.decode_expressions(self.code, expressions, self.sink, chunk=self.chunk)
-        return decoded if self.anchor is None else settled(self.anchor, decoded)
+        return decoded if self.anchor is None else settled(self.anchor, decoded, expressions)
 
     def heads(self, attributes: TexelAttributes, expressions: Tensor) -> list[Gaussians]:  # of T, [T, E]
         """Attributes on the posed surface, or on the static template, for T expressions."""

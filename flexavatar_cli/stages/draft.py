@@ -44,7 +44,7 @@ class Draft:
         self.anchor = rig_anchor(self.head, self.model.resolution)
         self.expression = torch.from_numpy(seen.expression)[None].to(instruments.device)
         self.sink = torch.tensor([SINKS[bias_sink]], device=instruments.device)
-        self.found = without_strangers(seen, examine(seen, self.head, self.model.resolution), prior, self.head)
+        self.found = without_strangers(examine(seen, self.head, self.model.resolution), prior, self.head)
         self.code = self._encoded()
 
     def _encoded(self) -> Tensor:  # [1, L, D]
@@ -75,7 +75,7 @@ class Draft:
     def read_colors(self) -> None:
         """Take the photo's colours anew, where the surface is now."""
         found = examine(self.seen, self.head, self.model.resolution, self.lifted())
-        self.found = without_strangers(self.seen, found, self.prior, self.head)
+        self.found = without_strangers(found, self.prior, self.head)
         for _ in range(CORRECTIONS):
             self._add(color=self.found.seen[:, None] * (self.found.color - self.attributes().color[0]))
 

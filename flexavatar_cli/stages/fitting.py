@@ -288,12 +288,12 @@ class RiggedObjective(Objective):
         return (start.offset[0, :, 2] * self.anchor.reach[:, 0]).cpu()
 
     def _strange(self, instruments: Instruments, prior: UVPrior, lifted: Tensor) -> Tensor:  # [N]
-        """1 where a lone picture would paint a cheek or a lip with what is not theirs; several correct one another."""
+        """1 where a lone picture would paint a cheek with what is not theirs; several correct one another."""
         if len(self.observations) > 1:
             return torch.zeros(len(lifted), device=self.device)
         (seen,) = self.observations
         found = examine(seen, instruments.head, self.model.resolution, lifted.numpy())
-        return strangers(seen, found, prior, instruments.head).to(self.device)
+        return strangers(found, prior).to(self.device)
 
     def _nearness(self, grid: TexelGrid) -> Tensor:  # [4, N, 1]
         """Weight of each texel's neighbours, which sum to 1.

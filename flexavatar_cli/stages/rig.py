@@ -19,6 +19,7 @@ from flexavatar_cli.heads.surface import frames, surface
 from flexavatar_cli.heads.texels import SKIN, TexelGrid
 from flexavatar_cli.stages.eyelids import Lid, lids, with_lids_closed
 from flexavatar_cli.stages.hull import liftable
+from flexavatar_cli.stages.lips import Lips, lips, with_lips_closed
 
 SIZE_SHARE = 0.75  # sigma per texel step: .7 leaves .5 % see-through, 1.0 bleeds over the nose edge (recipe, section 3)
 THICKNESS = 0.3  # sigma along the normal per smaller in-plane sigma
@@ -40,6 +41,7 @@ class RigAnchor:
     reach: Tensor  # [N, 1] share of the offset this texel may take
     smoother: Tensor  # [N, N] sparse: SMOOTHING half-steps of averaging over the neighbours
     lids: tuple[Lid, ...]
+    lips: Lips
 
 
 def rig_anchor(head: HeadModel, resolution: int) -> RigAnchor:
@@ -65,7 +67,9 @@ def _make_anchor(head: HeadModel, resolution: int) -> RigAnchor:
         apart = (positions[other] - positions).norm(dim=-1) > SAME_CHART
         tables.append(torch.where(apart, own, other))
     reach = offset_reach(head, grid)[:, None]
-    return RigAnchor(head, resolution, torch.stack(tables), reach, _smoother(torch.stack(tables)), lids(head, grid))
+    return RigAnchor(
+        head, resolution, torch.stack(tables), reach, _smoother(torch.stack(tables)), lids(head, grid), lips(head, grid)
+    )
 
 
 def _smoother(neighbours: Tensor) -> Tensor:  # [4, N] -> [N, N] sparse CSR
@@ -98,15 +102,22 @@ def expressed(
     expression: Tensor,  # [B, E]
 ) -> TexelAttributes:
     """Decoded attributes made ready for the surface: settled, with lids that close in skin."""
-    return with_lids_closed(anchor.lids, settled(anchor, attributes), expression)
+    return with_lids_closed(anchor.lids, settled(anchor, attributes, expression), expression)
 
 
-def settled(anchor: RigAnchor, attributes: TexelAttributes) -> TexelAttributes:
-    """The attributes with their offsets smoothed over the surface: the code's patches must not show in outlines."""
+def settled(
+    anchor: RigAnchor,
+    attributes: TexelAttributes,  # of B expressions
+    expression: Tensor,  # [B, E]
+) -> TexelAttributes:
+    """The attributes without teeth on closed lips, and with their offsets smoothed over the surface.
+
+    The code's patches must not show in outlines.
+    """
     batch, count, _ = attributes.offset.shape
     flat = attributes.offset.transpose(0, 1).reshape(count, batch * 3)
     smooth = (anchor.smoother @ flat).reshape(count, batch, 3).transpose(0, 1)
-    return replace(attributes, offset=smooth)
+    return with_lips_closed(anchor.lips, replace(attributes, offset=smooth), expression)
 
 
 def rigged_gaussians(
