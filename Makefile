@@ -43,4 +43,7 @@ matting: setup
 	$(BIN)/flexavatar train models/matting/train.yaml --data runs/matting-pack -o runs/matting
 	$(BIN)/python -m flexavatar_cli.training.matting export models/matting/train.yaml runs/matting-pack runs/matting \
 		models/matting/portrait-matting.onnx
+	$(BIN)/flexavatar train models/matting/continue.yaml --data runs/matting-pack -o runs/matting-on
+	$(BIN)/python -m flexavatar_cli.training.matting export models/matting/continue.yaml runs/matting-pack runs/matting-on \
+		models/matting/portrait-matting.onnx
 	$(BIN)/python -m flexavatar_cli.training.matting measure runs/matting-pack models/matting/portrait-matting.onnx
