@@ -53,7 +53,7 @@ from flexavatar_cli.training.targets import SIDES, Studio, Target
 log = logging.getLogger(__name__)
 
 OPEN_1 = Path(__file__).resolve().parents[1] / "models" / "open-1"
-BASE = "base"
+BASE, AGAIN = "base", "base_seed_1"  # the second tells what chance alone changes
 ORDER = (  # of worth, should time run out
     BASE,
     "no_bias_sinks",
@@ -65,6 +65,7 @@ ORDER = (  # of worth, should time run out
     "short_expression_code",
     "stylegan_blocks",
     "rendered_alone",
+    AGAIN,
 )
 CONTROLS = {"static_anchor": "rendered_alone"}  # what differs in nothing but the decision itself
 AZIMUTHS = (0, 60, 120, 180)  # degrees
@@ -98,8 +99,8 @@ DIGITS = {"scalp_cm": 2, "iou": 3}
 class Budget:
     """How much each configuration trains."""
 
-    uv_steps: int = 100
-    rendered_steps: int = 60
+    uv_steps: int = 60
+    rendered_steps: int = 40
     batch: int = 4
     resolution: int = 128  # texels; half of what open-1 ships with, a quarter of the time
     warmup: int = 20
@@ -141,13 +142,16 @@ def main() -> None:
     budget = Budget(**{name: getattr(options, name) for name in asdict(Budget())})
     chosen = {name: path for name, path in configurations().items() if name in (options.only or ORDER)}
     configs = {name: read_config(path) for name, path in chosen.items()}
+    if AGAIN in configs:
+        configs[AGAIN] = replace(configs[AGAIN], seed=configs[AGAIN].seed + 1)
     cards = {name: network_card(config) for name, config in configs.items()}
     run(configs, cards, budget, options.pack, options.output, options.heads, options.portraits)
 
 
 def configurations() -> dict[str, Path]:
-    """The base and its ablations by name, in the order of their worth."""
-    found = {BASE: OPEN_1 / "train.yaml"} | {path.stem: path for path in (OPEN_1 / "ablations").glob("*.yaml")}
+    """The base, its ablations and the base again by name, in the order of their worth."""
+    found = dict.fromkeys((BASE, AGAIN), OPEN_1 / "train.yaml")
+    found |= {path.stem: path for path in (OPEN_1 / "ablations").glob("*.yaml")}
     return {name: found[name] for name in ORDER}
 
 
@@ -386,8 +390,12 @@ def document(results: dict[str, dict[str, Any]]) -> str:
     for name, result in results.items():
         lines.append(f"| `{name}` | {result['steps']} | {result['seconds']} | {result['parameters'] / 1e6:.1f} |")
     parts = ["\n".join(lines)]
-    for measures in (AROUND, TEXELS, FACES):
-        parts.append(table(results, measures))
+    parts += [table(results, measures) for measures in (AROUND, TEXELS, FACES)]
+    closed = results.get(BASE, {}).get("closed_form", {})
+    told = ", ".join(
+        f"{label} {closed[f'base_{key}']:.{DIGITS.get(key, 1)}f}" for key, label in TEXELS.items() if closed
+    )
+    parts += [f"The closed form alone, without a network, on the same texels: {told}.", sink_effects(results)]
     for name, control in CONTROLS.items():
         if name in results and control in results:
             pair = {control: results[control], name: results[name]}
@@ -411,6 +419,19 @@ def table(results: dict[str, dict[str, Any]], measures: dict[str, str], base: st
             if name != base and key in found(results.get(base, {})):
                 text += f"<br>{changed(np.array(found(results[base])[key]), values, digits)}"
             cells.append(text)
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def sink_effects(results: dict[str, dict[str, Any]]) -> str:
+    """What the 3-D sink changes against the 2-D sink, a row per configuration."""
+    kinds = [key.removeprefix("2d ") for key in AROUND if key.startswith("2d ")]
+    lines = ["| 3D sink against 2D sink, dB | " + " | ".join([*kinds, "portraits"]) + " |"]
+    lines.append("| --- |" + " ---: |" * (len(kinds) + 1))
+    for name, result in results.items():
+        own = found(result)
+        pairs = [(f"2d {kind}", f"3d {kind}") for kind in kinds] + [("portrait 2d", "portrait 3d")]
+        cells = [changed(*(np.array(own[key]) for key in pair), 2) if pair[0] in own else "" for pair in pairs]
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -22,7 +22,9 @@ def program(monkeypatch):
 
 
 def test_every_committed_configuration_is_compared(program):
-    assert {"base"} | {path.stem for path in (program.OPEN_1 / "ablations").glob("*.yaml")} == set(program.ORDER)
+    assert {program.BASE, program.AGAIN} | {path.stem for path in (program.OPEN_1 / "ablations").glob("*.yaml")} == set(
+        program.ORDER
+    )
     assert set(program.CONTROLS) | set(program.CONTROLS.values()) <= set(program.ORDER)
 
 
@@ -57,7 +59,8 @@ def test_it_trains_measures_and_writes(program, pack_folder, card, tmp_path):
     alone = written["no_bias_sinks"]["measures"]
     assert alone["3d 0"] == alone["2d 0"]
     text = (tmp_path / "ablations.md").read_text()
-    assert text.count("| `no_bias_sinks` |") == 4
+    assert text.count("| `no_bias_sinks` |") == 5
+    assert "| `no_bias_sinks` | +0.00 (+0.00, +0.00) |" in text
     assert (tmp_path / "ablations.jpg").is_file()
     before = (tmp_path / "base" / "checkpoint.pt").stat().st_mtime_ns
     program.run({"base": config}, cards, budget, pack_folder, tmp_path, heads=1)  # nothing is trained again
