@@ -92,7 +92,7 @@ FACES = {
     "mouth open": "mouth open",
     "mouth inside": "inside the open mouth",
 }
-DIGITS = {"scalp_cm": 2, "iou": 3}
+DIGITS = {"iou": 3}  # else 2
 
 
 @dataclass(frozen=True)
@@ -393,7 +393,7 @@ def document(results: dict[str, dict[str, Any]]) -> str:
     parts += [table(results, measures) for measures in (AROUND, TEXELS, FACES)]
     closed = results.get(BASE, {}).get("closed_form", {})
     told = ", ".join(
-        f"{label} {closed[f'base_{key}']:.{DIGITS.get(key, 1)}f}" for key, label in TEXELS.items() if closed
+        f"{label} {closed[f'base_{key}']:.{DIGITS.get(key, 2)}f}" for key, label in TEXELS.items() if closed
     )
     parts += [f"The closed form alone, without a network, on the same texels: {told}.", sink_effects(results)]
     for name, control in CONTROLS.items():
@@ -414,7 +414,7 @@ def table(results: dict[str, dict[str, Any]], measures: dict[str, str], base: st
             if key not in found(result):
                 cells.append("")
                 continue
-            values, digits = np.array(found(result)[key]), DIGITS.get(key, 1)
+            values, digits = np.array(found(result)[key]), DIGITS.get(key, 2)
             text = f"{np.nanmean(values):.{digits}f}"
             if name != base and key in found(results.get(base, {})):
                 text += f"<br>{changed(np.array(found(results[base])[key]), values, digits)}"
