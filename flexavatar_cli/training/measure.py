@@ -22,12 +22,21 @@ def evaluate(trainer: Trainer, model: AvatarModel, seed: int = 1, limit: int = 4
 
     `base_*` is what the closed-form completion and hull reach on the same texels without the network.
     """
+    return {name: float(np.mean(values)) for name, values in completions(trainer, model, seed, limit).items()}
+
+
+def completions(
+    trainer: Trainer, model: AvatarModel, seed: int = 1, limit: int = 40, resolution: int = RESOLUTION
+) -> dict[str, list[float]]:
+    """What `evaluate` tells the means of, head by head, on texel grids of `resolution`, which the model is set to."""
     config, head, pack = trainer.config, trainer.head, trainer.pack
-    prior = make_bench(head, pack, model.config, RESOLUTION, torch.device("cpu")).prior
-    batcher = Batcher(head, pack, RESOLUTION)
+    bench = make_bench(head, pack, model.config, resolution, torch.device("cpu"))
+    model.set_template(bench.template)
+    prior = bench.prior
+    batcher = Batcher(head, pack, resolution)
     views = pack.held_views
     sums: dict[str, list[float]] = {}
-    scalp = torch.from_numpy(batcher.painter.scalp > 0.5)
+    scalp = torch.from_numpy(batcher.painter.scalp[batcher.rows] > 0.5)
     with torch.no_grad():
         for row in range(min(limit, len(views["seen"]))):
             generator = np.random.default_rng((seed, row))
@@ -50,7 +59,7 @@ def evaluate(trainer: Trainer, model: AvatarModel, seed: int = 1, limit: int = 4
             for label, height in heights.items():
                 error = (height - batch.height[0]).abs()[scalp].mean()
                 sums.setdefault(f"{label}scalp_cm", []).append(float(error) * 100)
-    return {name: float(np.mean(values)) for name, values in sums.items()}
+    return sums
 
 
 def _db(squared: Tensor) -> float:
