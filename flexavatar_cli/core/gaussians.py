@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+TINY = 1e-15  # of a quaternion
+
 
 @dataclass(frozen=True)
 class Gaussians:
@@ -35,6 +37,9 @@ class Gaussians:
 
 def rotation_matrix(quats: Tensor) -> Tensor:
     """Rotations [..., 3, 3] of quaternions [..., 4] wxyz of any norm; the zero quaternion does not turn."""
+    largest = quats.detach().abs().amax(-1, keepdim=True)
+    scaled = quats / largest.clamp_min(torch.finfo(quats.dtype).tiny)
+    quats = torch.where(largest < TINY, scaled, quats)  # squares in float32 would vanish
     w, x, y, z = quats.unbind(-1)
     k = 2 / (quats * quats).sum(-1).clamp_min(torch.finfo(quats.dtype).tiny)
     rows = [

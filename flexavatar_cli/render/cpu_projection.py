@@ -20,6 +20,7 @@ ALPHA_CUT = 1 / 255  # below this a splat cannot change an 8-bit pixel
 MEAN_X, MEAN_Y, L11, L21, L22, REACH, RIDGE_X, RIDGE_Y, OPACITY, RED, GREEN, BLUE = range(12)
 SPLAT = 12  # float32 numbers per splat
 RUNS = 64  # parallel work items: runs of Gaussians
+TINY = 1e-15  # of a quaternion
 RECORD = 16  # float32 numbers per gradient record: 6 moments, 3 colours, padded to one vector
 
 Array = np.ndarray
@@ -32,6 +33,9 @@ Rows = tuple[Row, Row, Row]
 @njit(cache=True)
 def _rotation(w: float, x: float, y: float, z: float) -> Rows:
     """Rows of the rotation of a quaternion of any norm; the zero quaternion does not turn."""
+    largest = max(abs(w), abs(x), abs(y), abs(z))
+    if 0.0 < largest < TINY:  # squares in float32 would vanish
+        w, x, y, z = w / largest, x / largest, y / largest, z / largest
     norm = w * w + x * x + y * y + z * z
     k = 2.0 / norm if norm > 0.0 else 0.0
     return (

@@ -6,7 +6,7 @@ import torch
 from flexavatar_cli.core.gaussians import rotation_matrix
 
 
-@pytest.mark.parametrize("norm", [1e-18, 5e-13, 1e-3, 1.0, 1e6])
+@pytest.mark.parametrize("norm", [6e-36, 1e-18, 5e-13, 1e-3, 1.0, 1e6])
 def test_a_quaternions_norm_does_not_matter(norm):
     unit = torch.tensor([0.1, -0.7, 0.5, 0.5])
     turned = rotation_matrix(norm * unit)
