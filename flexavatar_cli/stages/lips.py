@@ -21,7 +21,7 @@ MIDDLES = (13, 14)  # FaceMesh, upper and lower lip
 SEAM = (0.003, 0.005)  # metres from the inner edge, between which teeth are no longer expected
 LIP = 0.009  # metres from it, up to which skin tells what these lips are like
 MEETING = (0.001, 0.004)  # metres that the lips are further apart than at rest, from meeting to parted
-TOOTHY = (0.1, 0.32)  # logarithm of brightness over the lip's, and of hue beside it, between which lip turns to tooth
+TOOTHY = (0.2, 0.45)  # logarithm of brightness over the lip's, and of hue beside it, between which lip turns to tooth
 ALIKE = 0.25  # of the same, within which colours of the lip count as the lip's
 SOFTNESS = 0.002  # metres; the lip's influence on the edge falls with the square of its distance beyond this
 

@@ -33,7 +33,7 @@ def without_strangers(found: Evidence, prior: UVPrior, head: HeadModel) -> Evide
 
 @torch.no_grad()
 def strangers(found: Evidence, prior: UVPrior) -> Tensor:  # [N] in 0..1
-    """1 where cheeks, jaw and neck turn away and a colour lies that skin near by does not have."""
+    """1 where cheeks and jaw turn away and a colour lies that skin near by does not have."""
     skin = prior.on_skin * (1 - hairiness(prior, found.displacement[None])[0])
     ratio = ((found.color + RATIO_FLOOR) / (prior.mean_color + RATIO_FLOOR)).log()
     sure = ((found.facing - SURE) / (DOUBTED - SURE)).clamp(0, 1)
@@ -51,8 +51,8 @@ def strangeness(difference: Tensor) -> Tensor:  # [N, 3] logarithms -> [N]
 
 
 def on_cheeks(prior: UVPrior) -> Tensor:  # [N]
-    """1 where the template turns to the side below the temples: cheeks, jaw, ears, sides of the neck."""
+    """1 where the face turns to the side below the temples: cheeks, jaw, ears. Before a neck there may well be hair."""
     statics = prior.statics.flatten(1)[:, prior.index]
     height, sideways = statics[1] * 0.1, statics[3].abs()
     aside = ((sideways - SIDEWAYS[0]) / (SIDEWAYS[1] - SIDEWAYS[0])).clamp(0, 1)
-    return prior.on_skin * aside * ((TEMPLE[0] - height) / (TEMPLE[0] - TEMPLE[1])).clamp(0, 1)
+    return prior.on_face * aside * ((TEMPLE[0] - height) / (TEMPLE[0] - TEMPLE[1])).clamp(0, 1)

@@ -65,6 +65,7 @@ class UVPrior:
     spread_weight: Tensor  # [N, AROUND]
     on_scalp: Tensor  # [N] 1 where hair grows
     on_skin: Tensor  # [N] 1 on face, neck and eye sockets
+    on_face: Tensor  # [N] 1 on the face with its ears
     on_jaw: Tensor  # [N] 1 on the face below the ears
     plain_skin: Tensor  # [N] 1 where the mean head's skin is even: no brow, lid, lip or nostril
     above_shoulders: Tensor  # [N] 1 for skin that hair may hang over
@@ -113,6 +114,7 @@ def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  
     above = ((positions[:, 1] - SHOULDERS) / 0.02).clamp(0, 1) * (groups <= GROUPS["scalp"])
     bare = ((positions[:, 1] - COLLAR) / 0.02).clamp(0, 1) * (groups <= GROUPS["scalp"])
     interior = groups >= GROUPS["eyeball_left"]
+    face = grid.part == head.part_names.index("face")
     for name, gain in MOUTH_GAINS.items():
         of_part = (grid.part == head.part_names.index(name))[:, None]
         mean_color = torch.where(of_part, mean_color * torch.tensor(gain), mean_color)
@@ -127,7 +129,8 @@ def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  
         spread_weight=spread_weight,
         on_scalp=on_scalp,
         on_skin=(groups == GROUPS["face"]).float(),
-        on_jaw=((grid.part == head.part_names.index("face")) & (positions[:, 1] < EARS)).float(),
+        on_face=face.float(),
+        on_jaw=(face & (positions[:, 1] < EARS)).float(),
         plain_skin=torch.zeros_like(on_scalp),
         above_shoulders=above,
         above_collar=bare,
