@@ -9,6 +9,8 @@ import math
 import numpy as np
 from numba import njit, prange
 
+from flexavatar_cli.core.gaussians import TINY
+
 TILE = 16  # pixels along a tile's side
 NEAR, FAR = 0.01, 1e10  # metres, gsplat's defaults
 DILATION = 0.3  # square pixels, so that no splat is thinner than a pixel
@@ -20,7 +22,6 @@ ALPHA_CUT = 1 / 255  # below this a splat cannot change an 8-bit pixel
 MEAN_X, MEAN_Y, L11, L21, L22, REACH, RIDGE_X, RIDGE_Y, OPACITY, RED, GREEN, BLUE = range(12)
 SPLAT = 12  # float32 numbers per splat
 RUNS = 64  # parallel work items: runs of Gaussians
-TINY = 1e-15  # of a quaternion
 RECORD = 16  # float32 numbers per gradient record: 6 moments, 3 colours, padded to one vector
 
 Array = np.ndarray

@@ -15,8 +15,8 @@ from flexavatar_cli.model import plucker_map
 from flexavatar_cli.stages.back_projection import back_projected
 from flexavatar_cli.stages.instruments import SINKS, Instruments
 from flexavatar_cli.stages.laid_detail import FLOOR, HAIR, SKIN, Material, laid_detail
-from flexavatar_cli.stages.observation import SOLID, Observation, examine, outline_correction, trusted_parts
-from flexavatar_cli.stages.rig import expressed, rig_anchor, rigged_gaussians
+from flexavatar_cli.stages.observation import SOLID, Evidence, Observation, examine, outline_correction, trusted_parts
+from flexavatar_cli.stages.rig import expressed, lifted, rig_anchor, rigged_gaussians
 from flexavatar_cli.stages.strangers import without_strangers
 from flexavatar_cli.stages.uv_prior import (
     DISPLACEMENT_UNIT,
@@ -44,8 +44,12 @@ class Draft:
         self.anchor = rig_anchor(self.head, self.model.resolution)
         self.expression = torch.from_numpy(seen.expression)[None].to(instruments.device)
         self.sink = torch.tensor([SINKS[bias_sink]], device=instruments.device)
-        self.found = without_strangers(examine(seen, self.head, self.model.resolution), prior, self.head)
+        self.found = self._examined()
         self.code = self._encoded()
+
+    def _examined(self, displacement: np.ndarray | None = None) -> Evidence:
+        found = examine(self.seen, self.head, self.model.resolution, displacement)
+        return without_strangers(found, self.prior, self.head)
 
     def _encoded(self) -> Tensor:  # [1, L, D]
         device, size = self.instruments.device, self.model.config.trunk.image_size
@@ -63,7 +67,7 @@ class Draft:
 
     def lifted(self) -> np.ndarray:  # [N] metres
         """How far hair and clothes stand off the head."""
-        return (self.attributes().offset[0, :, 2] * self.anchor.reach[:, 0]).numpy()
+        return lifted(self.anchor, self.attributes()).numpy()
 
     @torch.no_grad()
     def meet_outline(self) -> None:
@@ -74,8 +78,7 @@ class Draft:
     @torch.no_grad()
     def read_colors(self) -> None:
         """Take the photo's colours anew, where the surface is now."""
-        found = examine(self.seen, self.head, self.model.resolution, self.lifted())
-        self.found = without_strangers(found, self.prior, self.head)
+        self.found = self._examined(self.lifted())
         for _ in range(CORRECTIONS):
             self._add(color=self.found.seen[:, None] * (self.found.color - self.attributes().color[0]))
 

@@ -28,6 +28,7 @@ from flexavatar_cli.stages.instruments import Instruments
 from flexavatar_cli.stages.observation import Observation, crop_observation, examine, trusted_parts
 from flexavatar_cli.stages.optimisation import Objective, Optimisation
 from flexavatar_cli.stages.published_fitting import PublishedObjective
+from flexavatar_cli.stages.rig import lifted
 from flexavatar_cli.stages.shots import Shot
 from flexavatar_cli.stages.similarity import own_colors, structural_dissimilarity
 from flexavatar_cli.stages.static_encoding import observe
@@ -170,18 +171,17 @@ class RiggedObjective(Objective):
         trusted = torch.from_numpy(trusted_parts(instruments.head, grid)).to(self.device)
         # between bared teeth the mouth's inside shows, and would be painted with them
         self.hidden = torch.maximum((1 - share / VISIBLE_SHARE).clamp(0, 1), 1 - trusted)
-        prior, lifted = load_prior(instruments), self._lifted()
-        self.hidden = torch.maximum(self.hidden, self._strange(instruments, prior, lifted))
+        prior, off = load_prior(instruments), lifted(self.anchor, self._reference(0)).cpu()
+        self.hidden = torch.maximum(self.hidden, self._strange(instruments, prior, off))
         self.grazing = (1 - share / FRONTAL_SHARE).clamp(0, 1)
         self.moving = self._token_gate(share)
         self.nearness = self._nearness(grid)
         face = (grid.part == instruments.head.part_names.index("face")).to(self.device)
         self.unsure = self.grazing * face
         free = torch.from_numpy(liftable(instruments.head, grid)).float().to(self.device)
-        neck = (grid.part == instruments.head.part_names.index("neck")).to(self.device)
-        self.even = neck.float()
+        self.even = (grid.part == instruments.head.part_names.index("neck")).float().to(self.device)
         # an ear that no hair covers is skin, and a rig's: loose, its rim frayed
-        free = free * torch.where(face, hairiness(prior, lifted[None])[0].to(self.device), 1.0)
+        free = free * torch.where(face, hairiness(prior, off[None])[0].to(self.device), 1.0)
         # one picture cannot tell how near a texel is that faces it: moved along the view, it would spoil the profile
         frontal = FRONTAL_HOLD * (1 - self.grazing) ** 2 / len(self.observations)
         self.stiffness = LOOSE + (STIFF - LOOSE) * torch.maximum(1 - free, frontal)
@@ -281,18 +281,12 @@ class RiggedObjective(Objective):
             best = torch.maximum(best, own)
         return best
 
-    @torch.no_grad()
-    def _lifted(self) -> Tensor:  # [N] metres, on the CPU
-        """How far the first observation's surface stands off the head before fitting."""
-        start = self.decode(self.start, self.expression(0))
-        return (start.offset[0, :, 2] * self.anchor.reach[:, 0]).cpu()
-
-    def _strange(self, instruments: Instruments, prior: UVPrior, lifted: Tensor) -> Tensor:  # [N]
+    def _strange(self, instruments: Instruments, prior: UVPrior, off: Tensor) -> Tensor:  # [N]
         """1 where a lone picture would paint a cheek with what is not theirs; several correct one another."""
         if len(self.observations) > 1:
-            return torch.zeros(len(lifted), device=self.device)
+            return torch.zeros(len(off), device=self.device)
         (seen,) = self.observations
-        found = examine(seen, instruments.head, self.model.resolution, lifted.numpy())
+        found = examine(seen, instruments.head, self.model.resolution, off.numpy())
         return strangers(found, prior).to(self.device)
 
     def _nearness(self, grid: TexelGrid) -> Tensor:  # [4, N, 1]

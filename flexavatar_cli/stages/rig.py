@@ -120,6 +120,11 @@ def settled(
     return with_lips_closed(anchor.lips, replace(attributes, offset=smooth), expression)
 
 
+def lifted(anchor: RigAnchor, attributes: TexelAttributes) -> Tensor:  # of B = 1 -> [N] metres
+    """How far hair and clothes stand off the head."""
+    return attributes.offset[0, :, 2] * anchor.reach[:, 0]
+
+
 def rigged_gaussians(
     anchor: RigAnchor,
     attributes: TexelAttributes,  # of B = 1
