@@ -12,7 +12,11 @@ from flexavatar_cli.core.errors import WeightsError
 
 @dataclass(frozen=True)
 class TexelGrid:
-    """The N valid texels of an R x R atlas in row-major order; a texel is valid where its centre lies in a chart."""
+    """The N valid texels of an R x R atlas in row-major order; a texel is valid where its centre lies in a chart.
+
+    Where texels are much higher than wide (the neck), each column stands for points a little further up or down than
+    the one beside it, so that all together cover the surface evenly: `staggered`.
+    """
 
     resolution: int  # R
     valid: Tensor  # [R, R] bool
@@ -22,6 +26,7 @@ class TexelGrid:
     part: Tensor  # [N] int64, index into HeadModel.part_names
     mirror: Tensor  # [N] int64, texel nearest to the point mirrored in x
     corners: Tensor  # [N, 3] int64, vertices of the texel's triangle
+    neighbours: Tensor  # [4, N] int64: texel to the left, right, above, below (itself where there is none)
     cache: dict = field(default_factory=dict, init=False, repr=False, compare=False)  # matrices made on demand
 
     def __len__(self) -> int:
@@ -80,12 +85,16 @@ def texel_grid(
     resolution: int,
 ) -> TexelGrid:
     """Texels of the atlas at `resolution`. Raises WeightsError if none is valid."""
-    index, face, bary = rasterise(uv[faces_uv].cpu().numpy(), resolution)
+    uv_triangles, triangles = uv[faces_uv].cpu().numpy(), template.cpu().numpy()[faces.cpu().numpy()]
+    index, face, bary = rasterise(uv_triangles, resolution)
     if len(index) == 0:
         raise WeightsError(f"head model: its atlas has no valid texel at {resolution}")
-    part = face_part.cpu().numpy()[face]
+    part_of, named = face_part.cpu().numpy(), np.array(part_names)
+    height = np.where(np.isin(named[part_of], STAGGERED_PARTS), _heights(uv_triangles, triangles), 1.0)[face]
+    face, bary = staggered(index, face, bary, height, uv_triangles, resolution)
+    part = part_of[face]
     corners = faces.cpu().numpy()[face]
-    triangle = template.cpu().numpy()[corners]
+    triangle = triangles[face]
     points = np.einsum("nk,nkc->nc", bary, triangle)
     normal = np.cross(triangle[:, 1] - triangle[:, 0], triangle[:, 2] - triangle[:, 0])
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True) + 1e-20
@@ -97,6 +106,7 @@ def texel_grid(
         "part": part,
         "corners": corners,
         "mirror": _mirror(points, normal, part, part_names),
+        "neighbours": _neighbours(index, points, height, resolution),
     }
     return TexelGrid(
         resolution=resolution,
@@ -107,7 +117,80 @@ def texel_grid(
 
 
 SKIN = ("face", "scalp", "neck", "bust")
+STAGGERED_PARTS = ("neck", "bust")
+TALL = 3.0  # heights per width, from which on texels are staggered
+TALLEST = 8.2  # ... from which on the third column is nearer than the next one
+PERIOD = 5  # columns after which the stagger repeats; each is two fifths of a row below the one before
+SAME_CHART = 0.02  # metres; neighbouring texels further apart belong to different charts
 _NORMAL_WEIGHT = 0.004  # metres: opposite sides of the lips or of an ear count as 8 mm apart
+
+
+def _heights(uv_triangles: np.ndarray, triangles: np.ndarray) -> np.ndarray:  # [F, 3, 2], [F, 3, 3] -> [F]
+    """How many times as high as wide a texel of each triangle is on the surface."""
+    (u0, v0), (u1, v1) = (
+        np.moveaxis(uv_triangles[:, k] - uv_triangles[:, 0], -1, 0).astype(np.float64) for k in (1, 2)
+    )
+    first, second = triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]
+    across = np.linalg.norm(v1[:, None] * first - v0[:, None] * second, axis=-1)
+    down = np.linalg.norm(u0[:, None] * second - u1[:, None] * first, axis=-1)
+    return down / np.maximum(across, 1e-12)
+
+
+def stagger(column: np.ndarray) -> np.ndarray:
+    """Fifths of a row by which texels of a column stand for points further down: 0, 2, -1, 1, -2, and again."""
+    return (2 * column + PERIOD // 2) % PERIOD - PERIOD // 2
+
+
+def staggered(
+    index: np.ndarray,  # [N]
+    face: np.ndarray,  # [N]
+    bary: np.ndarray,  # [N, 3]
+    height: np.ndarray,  # [N] of texels, in widths
+    uv_triangles: np.ndarray,  # [F, 3, 2]
+    resolution: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Triangle [N] and weights [N, 3] of the points that tall texels stand for; of the others, as they are.
+
+    Where a texel is 9 mm high and 0.7 wide, an edge that runs across is drawn in steps of 9 mm. Moved up and down in
+    turn, the same texels form a lattice whose points are 2.5 mm apart in all directions.
+    """
+    face, bary = face.copy(), bary.copy()
+    shift = np.where(height > TALL, stagger(index % resolution), 0)
+    for fifths in np.unique(shift[shift != 0]):
+        moved = uv_triangles - np.array([0, fifths / PERIOD / resolution])
+        texel, triangle, weights = rasterise(moved, resolution)
+        at = np.minimum(np.searchsorted(texel, index), len(texel) - 1)
+        there = (shift == fifths) & (texel[at] == index)
+        face[there], bary[there] = triangle[at[there]], weights[at[there]]
+    return face, bary
+
+
+def _neighbours(index: np.ndarray, points: np.ndarray, height: np.ndarray, resolution: int) -> np.ndarray:  # [4, N]
+    """Texels on both sides along two short steps, which are those of the grid, or of the lattice where it is staggered.
+
+    The lattice's shortest steps, to the right and down, are two columns and -1/5 row, and one column and 2/5 row, or
+    three columns and 1/5 row where texels are very tall: all go from texel to texel by whole rows of the grid.
+    """
+    row, column = index // resolution, index % resolution
+    tall = height > TALL
+    lookup = np.full(resolution * resolution, -1)
+    lookup[index] = np.arange(len(index))
+    right = np.where(tall, 2, 1), np.where(tall, -1, 0)
+    below = (
+        np.where(tall, np.where(height > TALLEST, 3, 1), 0),
+        np.where(tall, np.where(height > TALLEST, 1, 2), PERIOD),
+    )
+    table = []
+    for sign, (columns, fifths) in ((-1, right), (1, right), (-1, below), (1, below)):
+        there = column + sign * columns
+        change = np.where(tall, stagger(there) - stagger(column), 0)
+        at = row + (sign * fifths - change) // PERIOD
+        within = (there >= 0) & (there < resolution) & (at >= 0) & (at < resolution)
+        other = np.where(within, lookup[np.where(within, at * resolution + there, 0)], -1)
+        other = np.where(other < 0, np.arange(len(index)), other)
+        apart = np.linalg.norm(points[other] - points, axis=-1) > SAME_CHART
+        table.append(np.where(apart, np.arange(len(index)), other))
+    return np.stack(table)
 
 
 def _mirror(points: np.ndarray, normal: np.ndarray, part: np.ndarray, part_names: tuple[str, ...]) -> np.ndarray:

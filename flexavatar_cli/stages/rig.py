@@ -25,7 +25,6 @@ SIZE_SHARE = 0.75  # sigma per texel step: .7 leaves .5 % see-through, 1.0 bleed
 THICKNESS = 0.3  # sigma along the normal per smaller in-plane sigma
 SMALLEST_SIGMA = 2e-4  # metres, in the plane
 LONGEST_STEP = 0.008  # metres; larger steps are seams or hair edges and would throw spikes
-SAME_CHART = 0.02  # metres; neighbouring texels further apart on the template belong to different charts
 SMOOTHING = 3  # half-steps over neighbouring texels
 FACE_REACH = 0.1  # share of an offset that the mask of the face may take
 INTERIOR_REACH = 0.05  # share of an offset that teeth, tongue, gums, sockets and eyeballs may take
@@ -37,7 +36,7 @@ class RigAnchor:
 
     head: HeadModel
     resolution: int
-    neighbours: Tensor  # [4, N] int64: texel to the left, right, above, below (itself where there is none)
+    neighbours: Tensor  # [4, N] int64, as of TexelGrid
     reach: Tensor  # [N, 1] share of the offset this texel may take
     smoother: Tensor  # [N, N] sparse: SMOOTHING half-steps of averaging over the neighbours
     lids: tuple[Lid, ...]
@@ -54,22 +53,9 @@ def rig_anchor(head: HeadModel, resolution: int) -> RigAnchor:
 
 def _make_anchor(head: HeadModel, resolution: int) -> RigAnchor:
     grid = head.texels(resolution)
-    count = len(grid.index)
-    lookup = torch.full((resolution + 2, resolution + 2), -1, dtype=torch.int64)
-    row, column = grid.index // resolution, grid.index % resolution
-    lookup[row + 1, column + 1] = torch.arange(count)
-    positions = surface(grid, head.template)
-    own = torch.arange(count)
-    tables = []
-    for down, right in ((0, -1), (0, 1), (-1, 0), (1, 0)):
-        other = lookup[row + 1 + down, column + 1 + right]
-        other = torch.where(other < 0, own, other)
-        apart = (positions[other] - positions).norm(dim=-1) > SAME_CHART
-        tables.append(torch.where(apart, own, other))
     reach = offset_reach(head, grid)[:, None]
-    return RigAnchor(
-        head, resolution, torch.stack(tables), reach, _smoother(torch.stack(tables)), lids(head, grid), lips(head, grid)
-    )
+    around = grid.neighbours
+    return RigAnchor(head, resolution, around, reach, _smoother(around), lids(head, grid), lips(head, grid))
 
 
 def _smoother(neighbours: Tensor) -> Tensor:  # [4, N] -> [N, N] sparse CSR

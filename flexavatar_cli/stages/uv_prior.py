@@ -67,6 +67,7 @@ class UVPrior:
     on_skin: Tensor  # [N] 1 on face, neck and eye sockets
     on_face: Tensor  # [N] 1 on the face with its ears
     on_jaw: Tensor  # [N] 1 on the face below the ears
+    on_bust: Tensor  # [N] 1 below the neck
     plain_skin: Tensor  # [N] 1 where the mean head's skin is even: no brow, lid, lip or nostril
     above_shoulders: Tensor  # [N] 1 for skin that hair may hang over
     above_collar: Tensor  # [N] 1 for skin where what stands off cannot be a collar
@@ -131,6 +132,7 @@ def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  
         on_skin=(groups == GROUPS["face"]).float(),
         on_face=face.float(),
         on_jaw=(face & (positions[:, 1] < EARS)).float(),
+        on_bust=(groups == GROUPS["bust"]).float(),
         plain_skin=torch.zeros_like(on_scalp),
         above_shoulders=above,
         above_collar=bare,
@@ -192,9 +194,9 @@ def base_color(
     mean = prior.smooth_hair + own * (prior.mean_color - prior.smooth_hair) + RATIO_FLOOR
     ratio = ((color + RATIO_FLOOR) / mean).clamp(0.05, 6.0)
     telling = seen * (1 - 0.9 * hairy * (1 - prior.on_scalp))
-    skin = telling * prior.on_skin
-    # a collar seen on the neck says nothing about the skin around it
-    telling = telling + skin * (prevailing(ratio, skin) - 1)
+    # a collar seen on the neck says nothing about the skin around it, nor a tie about the shoulders
+    for material in (telling * prior.on_skin, telling * prior.on_bust):
+        telling = telling + material * (prevailing(ratio, material) - 1)
     low = low_frequencies(prior, ratio, telling, prior.kernel)
     hair_seen = seen * torch.maximum(hairy * prior.above_collar, prior.on_scalp)
     hair_seen = hair_seen * prevailing(ratio, hair_seen)

@@ -115,3 +115,16 @@ def test_a_collar_on_the_neck_does_not_colour_the_skin_around(prior):
     assert between.sum() > 10
     ratio = full[0, between].mean() / prior.mean_color[between].mean()
     assert 0.9 < ratio < 1.1
+
+
+def test_a_jacket_goes_on_below_the_picture_and_not_the_tie(prior):
+    """A photo that ends at the chest shows a tie in the middle; the shoulders behind it take the jacket's colour."""
+    x, height, depth = (prior.statics.flatten(1)[axis, prior.index] * 0.1 for axis in range(3))
+    bust = prior.on_bust > 0
+    shown = bust & (depth > 0.02) & (height > -0.17)
+    tie = shown & (x.abs() < 0.03)
+    color = torch.where(tie[:, None], torch.tensor([0.9, 0.1, 0.1]), torch.tensor([0.1, 0.1, 0.3])).expand(len(x), 3)
+    full, _ = base_color(prior, color[None], shown.float()[None], torch.zeros_like(x)[None])
+    assert tie.sum() > 5
+    back = full[0, bust & ~shown & (depth < -0.02)].mean(0)
+    assert torch.allclose(back / back.sum(), torch.tensor([0.2, 0.2, 0.6]), atol=0.12)
