@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.heads.surface import frames, surface
+from flexavatar_cli.stages.collars import collars
 
 CELLS = 64  # low frequencies live on a 64 x 64 grid of cells
 AROUND = 8  # cells that a texel's low frequencies are interpolated from ...
@@ -67,6 +68,7 @@ class UVPrior:
     on_skin: Tensor  # [N] 1 on face, neck and eye sockets
     on_face: Tensor  # [N] 1 on the face with its ears
     on_jaw: Tensor  # [N] 1 on the face below the ears
+    on_neck: Tensor  # [N] 1 between face and bust
     on_bust: Tensor  # [N] 1 below the neck
     plain_skin: Tensor  # [N] 1 where the mean head's skin is even: no brow, lid, lip or nostril
     above_shoulders: Tensor  # [N] 1 for skin that hair may hang over
@@ -75,6 +77,11 @@ class UVPrior:
     mean_color: Tensor  # [N, 3] mean head, RGB
     smooth_hair: Tensor  # [N, 3] the mean head's hair without strands, continued over what hair may cover
     statics: Tensor  # [7, R, R] position / 0.1 m, normal, scalp weight
+
+    @property
+    def places(self) -> Tensor:  # [N, 3]
+        """The texels' points on the template, metres."""
+        return self.statics[:3].flatten(1)[:, self.index].T * 0.1
 
 
 def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  # mean_color [N, 3]
@@ -132,6 +139,7 @@ def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  
         on_skin=(groups == GROUPS["face"]).float(),
         on_face=face.float(),
         on_jaw=(face & (positions[:, 1] < EARS)).float(),
+        on_neck=(grid.part == head.part_names.index("neck")).float() * (groups == GROUPS["neck"]),
         on_bust=(groups == GROUPS["bust"]).float(),
         plain_skin=torch.zeros_like(on_scalp),
         above_shoulders=above,
@@ -213,6 +221,10 @@ def base_color(
     alike = 1 - (hairy - hairy[:, prior.mirror]).abs()  # hair on one side says nothing about skin on the other
     trust = (MIRROR_TRUST * mirrored_seen * alike)[..., None]
     unseen = trust * mirrored + (1 - trust) * low
+    materials = (seen * prior.on_bust, seen * prior.plain_skin * prior.on_face * (1 - hairy), hair_seen)
+    collar, cloth = collars(prior.places, prior.on_neck, prior.on_bust, materials, color, seen)
+    low = low + collar[..., None] * ((cloth + RATIO_FLOOR) / mean - low)
+    unseen = unseen + collar[..., None] * ((cloth + RATIO_FLOOR) / mean - unseen)
     full = seen[..., None] * ratio + (1 - seen[..., None]) * unseen
     return (full * mean - RATIO_FLOOR).clamp(0, 1), (low * mean - RATIO_FLOOR).clamp(0, 1)
 
