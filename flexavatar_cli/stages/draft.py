@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flexavatar_cli.core.attributes import TexelAttributes
 from flexavatar_cli.core.camera import Camera
+from flexavatar_cli.core.expression import INDEX
 from flexavatar_cli.model import plucker_map
 from flexavatar_cli.stages.back_projection import back_projected
 from flexavatar_cli.stages.instruments import SINKS, Instruments
@@ -30,6 +31,12 @@ from flexavatar_cli.stages.uv_prior import (
 CORRECTIONS = 2  # rounds of putting back what the network smoothed away
 PROJECTIONS = 8  # rounds of back-projection
 RELAXATION = 1.6  # of each round's correction: neighbours blend, so that the plain one falls short
+TEETH = (
+    1.18,
+    1.11,
+    1.02,
+)  # of their mean brightness before: the network leaves them grey, and a little green beside lips
+BARED = 0.2  # jawOpen at which teeth are looked at
 SKIN_FACING = 0.7  # cosine from which on a texel shows what skin is like
 SHOWN = (0.04, 0.14)  # share of its footprint from which on, and with which fully, a texel takes part; 0.28 is frontal
 
@@ -60,10 +67,11 @@ class Draft:
         rays = plucker_map(*_camera_tensors(self.seen.camera), size, size)
         return self.model.encode(image.to(device), rays.to(device), features.to(device))
 
-    def attributes(self) -> TexelAttributes:
-        """What the code decodes to with the expression of the photo, on the CPU."""
-        decoded = self.model.decode(self.code, self.expression, self.sink).map(torch.Tensor.cpu)
-        return expressed(self.anchor, decoded, self.expression.cpu())
+    def attributes(self, expression: Tensor | None = None) -> TexelAttributes:
+        """What the code decodes to with an expression [1, E], that of the photo unless given, on the CPU."""
+        expression = self.expression if expression is None else expression
+        decoded = self.model.decode(self.code, expression, self.sink).map(torch.Tensor.cpu)
+        return expressed(self.anchor, decoded, expression.cpu())
 
     def lifted(self) -> np.ndarray:  # [N] metres
         """How far hair and clothes stand off the head."""
@@ -101,6 +109,16 @@ class Draft:
         grid = self.head.texels(self.model.resolution)
         on_face = grid.part == self.head.part_names.index("face")
         return torch.where(on_face, self.found.seen, torch.from_numpy(trusted_parts(self.head, grid)))
+
+    @torch.no_grad()
+    def whiten_teeth(self) -> None:
+        """Give teeth that the photo does not show the hue of teeth, as bright as they are."""
+        bared = torch.zeros_like(self.expression)
+        bared[0, INDEX["jawOpen"]] = BARED
+        color = self.attributes(bared).color[0]
+        teeth = (self.head.texels(self.model.resolution).part == self.head.part_names.index("teeth")).float()
+        wanted = color.mean(-1, keepdim=True) * torch.tensor(TEETH)
+        self._add(color=(teeth * (1 - self.found.seen))[:, None] * (wanted - color))
 
     @torch.no_grad()
     def lay_strands(self) -> None:

@@ -78,6 +78,7 @@ def encode(
     draft.meet_outline()
     draft.read_colors()
     draft.back_project()
+    draft.whiten_teeth()
     draft.lay_strands()
     draft.lay_skin()
     thumbnail = cv2.resize(seen.image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
