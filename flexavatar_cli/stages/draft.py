@@ -18,7 +18,7 @@ from flexavatar_cli.stages.instruments import SINKS, Instruments
 from flexavatar_cli.stages.laid_detail import FLOOR, HAIR, SKIN, Material, laid_detail
 from flexavatar_cli.stages.observation import SOLID, Evidence, Observation, examine, outline_correction, trusted_parts
 from flexavatar_cli.stages.rig import expressed, lifted, rig_anchor, rigged_gaussians
-from flexavatar_cli.stages.strangers import without_strangers
+from flexavatar_cli.stages.strangers import sideways, without_strangers
 from flexavatar_cli.stages.uv_prior import (
     DISPLACEMENT_UNIT,
     MIRROR_TRUST,
@@ -36,6 +36,8 @@ TEETH = (
     1.11,
     1.02,
 )  # of their mean brightness before: the network leaves them grey, and a little green beside lips
+TURNING = (0.3, 0.6)  # cosines between which back-projection fades in on face and neck
+JAW = -0.075  # metres, head space: above, the sides of the neck are the jaw's underside
 BARED = 0.2  # jawOpen at which teeth are looked at
 SKIN_FACING = 0.7  # cosine from which on a texel shows what skin is like
 SHOWN = (0.04, 0.14)  # share of its footprint from which on, and with which fully, a texel takes part; 0.28 is frontal
@@ -105,10 +107,16 @@ class Draft:
             self._add(color=RELAXATION * shown[:, None] * error)
 
     def _uncovered(self) -> Tensor:  # [N]
-        """1 but where the face is not surely seen and inside the mouth: what is before them would be painted on."""
+        """1 but where the face is not surely seen and inside the mouth: what is before them would be painted on.
+
+        Where the face turns away the last texels that are seen would make up for those behind them: a dark band.
+        """
         grid = self.head.texels(self.model.resolution)
-        on_face = grid.part == self.head.part_names.index("face")
-        return torch.where(on_face, self.found.seen, torch.from_numpy(trusted_parts(self.head, grid)))
+        face, neck = (grid.part == self.head.part_names.index(name) for name in ("face", "neck"))
+        shown = torch.from_numpy(trusted_parts(self.head, grid)) * torch.where(face, self.found.seen, 1.0)
+        sure = ((self.found.facing - TURNING[0]) / (TURNING[1] - TURNING[0])).clamp(0, 1)
+        aside = torch.where(neck, sideways(self.prior) * (self.prior.places[:, 1] > JAW), face.float())
+        return shown * (1 - aside * (1 - sure))
 
     @torch.no_grad()
     def whiten_teeth(self) -> None:

@@ -52,7 +52,11 @@ def strangeness(difference: Tensor) -> Tensor:  # [N, 3] logarithms -> [N]
 
 def on_cheeks(prior: UVPrior) -> Tensor:  # [N]
     """1 where the face turns to the side below the temples: cheeks, jaw, ears. Before a neck there may well be hair."""
-    statics = prior.statics.flatten(1)[:, prior.index]
-    height, sideways = statics[1] * 0.1, statics[3].abs()
-    aside = ((sideways - SIDEWAYS[0]) / (SIDEWAYS[1] - SIDEWAYS[0])).clamp(0, 1)
-    return prior.on_face * aside * ((TEMPLE[0] - height) / (TEMPLE[0] - TEMPLE[1])).clamp(0, 1)
+    below = ((TEMPLE[0] - prior.places[:, 1]) / (TEMPLE[0] - TEMPLE[1])).clamp(0, 1)
+    return prior.on_face * sideways(prior) * below
+
+
+def sideways(prior: UVPrior) -> Tensor:  # [N]
+    """1 where the template turns to the side."""
+    turned = prior.statics.flatten(1)[3, prior.index].abs()
+    return ((turned - SIDEWAYS[0]) / (SIDEWAYS[1] - SIDEWAYS[0])).clamp(0, 1)

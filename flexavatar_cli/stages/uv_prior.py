@@ -21,6 +21,8 @@ AROUND_RADIUS = 0.006  # ... with inverse-distance weights of this radius, metre
 SHEPARD_RADIUS = 0.008  # metres; inverse-distance weights 1 / (r^2 + radius^2)^2
 MIRROR_TRUST = 0.7
 BAND_SPREAD = 0.5  # of the logarithm of a colour ratio
+TURNED = (0.55, 0.8)  # frontal component of the mean head's normal, between which skin turns from lit to shaded
+FRONTAL_WORD = 0.1  # weight of a frontal texel's colour for unseen ones, against one that turns away
 EVEN = 0.06  # difference of the mean skin from its surroundings, up to which it is plain
 RATIO_FLOOR = 0.08  # added to the mean before dividing, so that dark mean texels do not amplify noise
 HAIR_HEIGHT = (0.006, 0.014)  # metres above the skin between which a texel turns from skin to hair
@@ -82,6 +84,12 @@ class UVPrior:
     def places(self) -> Tensor:  # [N, 3]
         """The texels' points on the template, metres."""
         return self.statics[:3].flatten(1)[:, self.index].T * 0.1
+
+    @property
+    def turned(self) -> Tensor:  # [N]
+        """1 where the template turns away from the front."""
+        frontal = self.statics.flatten(1)[5, self.index]
+        return ((TURNED[1] - frontal) / (TURNED[1] - TURNED[0])).clamp(0, 1)
 
 
 def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  # mean_color [N, 3]
@@ -149,11 +157,25 @@ def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  
         smooth_hair=mean_color,
         statics=statics,
     )
+    prior = replace(prior, mean_color=_evenly_lit(prior))
     smooth = low_frequencies(prior, mean_color[None], on_scalp[None], hair_kernel)[0]
     prior = replace(prior, smooth_hair=torch.where(interior[:, None], mean_color, smooth))
     around = low_frequencies(prior, mean_color[None], prior.on_skin[None], prior.kernel)[0]
     uneven = (mean_color - around).abs().amax(-1)
     return replace(prior, plain_skin=prior.on_skin * (uneven < EVEN))
+
+
+def _evenly_lit(prior: UVPrior) -> Tensor:  # [N, 3]
+    """The mean head without the shade in which the photos that it is the mean of left cheeks, jaw and neck.
+
+    Each photo has their dark rim itself: as a ratio to them, unseen skin came out lighter than the seen beside it.
+    """
+    turned = torch.maximum(prior.on_skin * prior.turned, torch.maximum(prior.on_neck, prior.on_bust))[:, None]
+    bare = torch.maximum(prior.on_skin, prior.on_bust)
+    low = low_frequencies(prior, prior.mean_color[None], bare[None], prior.kernel)[0].clamp_min(0.02)
+    front = prior.on_face * (prior.turned == 0)
+    tone = (prior.mean_color * front[:, None]).sum(0) / front.sum()
+    return prior.mean_color * (tone / low) ** turned
 
 
 def low_frequencies(prior: UVPrior, values: Tensor, weight: Tensor, kernel: Tensor) -> Tensor:
@@ -202,6 +224,8 @@ def base_color(
     mean = prior.smooth_hair + own * (prior.mean_color - prior.smooth_hair) + RATIO_FLOOR
     ratio = ((color + RATIO_FLOOR) / mean).clamp(0.05, 6.0)
     telling = seen * (1 - 0.9 * hairy * (1 - prior.on_scalp))
+    # what turns away is in the shade that its surroundings, which the photo does not show, are in as well
+    telling = telling * torch.where(prior.on_face > 0, FRONTAL_WORD + (1 - FRONTAL_WORD) * prior.turned, 1.0)
     # a collar seen on the neck says nothing about the skin around it, nor a tie about the shoulders
     for material in (telling * prior.on_skin, telling * prior.on_bust):
         telling = telling + material * (prevailing(ratio, material) - 1)

@@ -128,3 +128,28 @@ def test_a_jacket_goes_on_below_the_picture_and_not_the_tie(prior):
     assert tie.sum() > 5
     back = full[0, bust & ~shown & (depth < -0.02)].mean(0)
     assert torch.allclose(back / back.sum(), torch.tensor([0.2, 0.2, 0.6]), atol=0.12)
+
+
+def test_cheeks_in_the_shade_go_on_in_the_shade(prior):
+    """A face that darkens towards its outline stays as dark beside it, not as bright as its front."""
+    x, height, depth = prior.places.T
+    cheek = (prior.on_face > 0) & (height > -0.05) & (height < 0.0)
+    seen = ((prior.on_face > 0) & (depth > 0.06)).float()
+    color = prior.mean_color * (1 - 0.4 * prior.turned)[:, None]
+    full, _ = base_color(prior, color[None], seen[None], torch.zeros_like(x)[None])
+    beside = cheek & (seen == 0) & (depth > 0.0)
+    assert beside.sum() > 10
+    ratio = (full[0] / prior.mean_color)[beside].median()
+    assert 0.55 < ratio < 0.72
+
+
+def test_the_mean_head_has_no_shade_of_its_own(prior):
+    """Between cheek and ear the mean of frontal photos is dark; the prior's is as bright as on both sides."""
+    x, height, depth = prior.places.T
+    band = (prior.on_face > 0) & (depth > 0.05) & (depth < 0.075) & (x.abs() > 0.05)
+    shaded = torch.where(band[:, None], 0.35, 0.5).expand(len(x), 3).contiguous()
+    level = uv_prior(load_head(), RESOLUTION, shaded).mean_color.mean(-1)
+    cheek = (prior.on_face > 0) & (prior.turned == 1) & (height > -0.05) & (height < 0.0)
+    beside = cheek & ~band & (depth > 0.02)
+    assert min((cheek & band).sum(), beside.sum()) > 5
+    assert 0.9 < level[cheek & band].mean() / level[beside].mean() < 1.1  # 0.7 in the picture
