@@ -37,6 +37,7 @@ EAR_STEPS = 120  # half-steps of smoothing that iron an ear away
 EAR_BURIED = 0.02  # metres of hair that bury it
 NAPE = (-0.13, -0.11, -0.01, 0.01)  # metres of height between which hair behind the neck is told from its sides
 ALIKE_HEIGHT = 0.008  # metres: sigma of what counts as the same height
+JAW_HELD = 0.7  # share of its freedom that the jaw lacks: a lock beside the neck is not the jaw's
 STIFFNESS = 30.0  # of vertices that may not be lifted at all
 
 
@@ -198,7 +199,9 @@ def _liftable(part: np.ndarray, points: np.ndarray) -> np.ndarray:
     lifted = np.isin(part, ("scalp", "neck", "bust"))
     face = part == "face"
     side = np.clip((0.055 - points[..., 2]) / 0.04, 0, 1) * face  # z of the template: 0.055 temples, 0.015 ears
-    below = np.clip((-0.07 - points[..., 1]) / 0.02, 0, 1) * face * (points[..., 2] < 0.075)
+    jaw = np.clip((-0.025 - points[..., 1]) / 0.02, 0, 1) * np.clip((points[..., 2] - 0.01) / 0.015, 0, 1)
+    side = side * (1 - JAW_HELD * jaw)
+    below = np.clip((-0.07 - points[..., 1]) / 0.02, 0, 1) * face * (points[..., 2] < 0.075) * (1 - JAW_HELD * jaw)
     return np.maximum(lifted.astype(np.float64), np.maximum(side, below))
 
 
