@@ -29,7 +29,7 @@ from flexavatar_cli.stages.uv_prior import (
 )
 
 CORRECTIONS = 2  # rounds of putting back what the network smoothed away
-PROJECTIONS = 8  # rounds of back-projection
+PROJECTIONS = 12  # rounds of back-projection
 RELAXATION = 1.6  # of each round's correction: neighbours blend, so that the plain one falls short
 TEETH = (
     1.18,

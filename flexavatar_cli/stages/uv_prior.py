@@ -21,7 +21,8 @@ AROUND_RADIUS = 0.006  # ... with inverse-distance weights of this radius, metre
 SHEPARD_RADIUS = 0.008  # metres; inverse-distance weights 1 / (r^2 + radius^2)^2
 MIRROR_TRUST = 0.7
 BAND_SPREAD = 0.5  # of the logarithm of a colour ratio
-TURNED = (0.55, 0.8)  # frontal component of the mean head's normal, between which skin turns from lit to shaded
+RIM = (0.55, 0.8)  # frontal component of the mean head's normal, between which skin turns from lit to shaded
+BEYOND = (0.3, 0.5)  # ... and between which photos lose sight of it
 FRONTAL_WORD = 0.1  # weight of a frontal texel's colour for unseen ones, against one that turns away
 EVEN = 0.06  # difference of the mean skin from its surroundings, up to which it is plain
 RATIO_FLOOR = 0.08  # added to the mean before dividing, so that dark mean texels do not amplify noise
@@ -85,11 +86,10 @@ class UVPrior:
         """The texels' points on the template, metres."""
         return self.statics[:3].flatten(1)[:, self.index].T * 0.1
 
-    @property
-    def turned(self) -> Tensor:  # [N]
-        """1 where the template turns away from the front."""
+    def away(self, limits: tuple[float, float]) -> Tensor:  # [N]
+        """1 where the template turns away from the front: its normal's frontal component is under both limits."""
         frontal = self.statics.flatten(1)[5, self.index]
-        return ((TURNED[1] - frontal) / (TURNED[1] - TURNED[0])).clamp(0, 1)
+        return ((limits[1] - frontal) / (limits[1] - limits[0])).clamp(0, 1)
 
 
 def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  # mean_color [N, 3]
@@ -166,16 +166,16 @@ def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  
 
 
 def _evenly_lit(prior: UVPrior) -> Tensor:  # [N, 3]
-    """The mean head without the shade in which the photos that it is the mean of left cheeks, jaw and neck.
+    """The mean head, which beyond the dark rim of the photos that it is the mean of stays as dark as there.
 
-    Each photo has their dark rim itself: as a ratio to them, unseen skin came out lighter than the seen beside it.
+    Colours are ratios to it: where it grew lighter again, towards the ears, so did unseen skin beside a new photo's rim.
     """
-    turned = torch.maximum(prior.on_skin * prior.turned, torch.maximum(prior.on_neck, prior.on_bust))[:, None]
+    rim = prior.on_face * (prior.away(RIM) > 0) * (prior.away(BEYOND) < 1)
+    beyond = torch.maximum(prior.on_skin * prior.away(BEYOND), torch.maximum(prior.on_neck, prior.on_bust))[:, None]
     bare = torch.maximum(prior.on_skin, prior.on_bust)
     low = low_frequencies(prior, prior.mean_color[None], bare[None], prior.kernel)[0].clamp_min(0.02)
-    front = prior.on_face * (prior.turned == 0)
-    tone = (prior.mean_color * front[:, None]).sum(0) / front.sum()
-    return prior.mean_color * (tone / low) ** turned
+    tone = (low * rim[:, None]).sum(0) / rim.sum()
+    return prior.mean_color * (tone / low) ** beyond
 
 
 def low_frequencies(prior: UVPrior, values: Tensor, weight: Tensor, kernel: Tensor) -> Tensor:
@@ -225,7 +225,7 @@ def base_color(
     ratio = ((color + RATIO_FLOOR) / mean).clamp(0.05, 6.0)
     telling = seen * (1 - 0.9 * hairy * (1 - prior.on_scalp))
     # what turns away is in the shade that its surroundings, which the photo does not show, are in as well
-    telling = telling * torch.where(prior.on_face > 0, FRONTAL_WORD + (1 - FRONTAL_WORD) * prior.turned, 1.0)
+    telling = telling * torch.where(prior.on_face > 0, FRONTAL_WORD + (1 - FRONTAL_WORD) * prior.away(RIM), 1.0)
     # a collar seen on the neck says nothing about the skin around it, nor a tie about the shoulders
     for material in (telling * prior.on_skin, telling * prior.on_bust):
         telling = telling + material * (prevailing(ratio, material) - 1)
