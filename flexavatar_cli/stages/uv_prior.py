@@ -168,7 +168,7 @@ def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  
 def _evenly_lit(prior: UVPrior) -> Tensor:  # [N, 3]
     """The mean head, which beyond the dark rim of the photos that it is the mean of stays as dark as there.
 
-    Colours are ratios to it: where it grew lighter again, towards the ears, so did unseen skin beside a new photo's rim.
+    Colours are ratios to it: where it grew lighter again, towards the ears, so did unseen skin beside a photo's rim.
     """
     rim = prior.on_face * (prior.away(RIM) > 0) * (prior.away(BEYOND) < 1)
     beyond = torch.maximum(prior.on_skin * prior.away(BEYOND), torch.maximum(prior.on_neck, prior.on_bust))[:, None]
