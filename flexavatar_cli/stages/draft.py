@@ -40,7 +40,7 @@ TURNING = (0.3, 0.6)  # cosines between which back-projection fades in on face a
 JAW = -0.075  # metres, head space: above, the sides of the neck are the jaw's underside
 BARED = 0.2  # jawOpen at which teeth are looked at
 SKIN_FACING = 0.7  # cosine from which on a texel shows what skin is like
-SHOWN = (0.04, 0.14)  # share of its footprint from which on, and with which fully, a texel takes part; 0.28 is frontal
+SHOWN = (0.03, 0.12)  # share of its footprint from which on, and with which fully, a texel takes part; 0.28 is frontal
 
 
 class Draft:
