@@ -69,8 +69,8 @@ def test_cameras_come_into_head_space(recording, rows):
     assert [bool(row["input"]) for row in rows[:4]] == [True, True, True, False]
     for row, matrix in zip(rows, [*true, *true], strict=True):
         turned = np.degrees(np.arccos((np.trace(row["cam2world"][:3, :3].T @ matrix[:3, :3]) - 1) / 2))
-        assert turned < 10  # FaceMesh on painted faces; docs/training.md has 3.6 to 9.9
-        assert np.linalg.norm(row["cam2world"][:3, 3] - matrix[:3, 3]) < 0.15
+        assert turned < 10  # FaceMesh on painted faces: 3.6 to 9.9 (docs/training.md)
+        assert np.linalg.norm(row["cam2world"][:3, 3] - matrix[:3, 3]) < 0.18  # 10 degrees, a metre away
         np.testing.assert_array_equal(row["identity"], rows[0]["identity"])
     behind = rows[3]
     assert (behind["alpha"] > 128).mean() > 0.2
