@@ -7,6 +7,8 @@ the head turned: a collar goes round at the height that it has beside the neck.
 import torch
 from torch import Tensor
 
+from flexavatar_cli.core.ramps import ramp
+
 AXIS = -0.02  # metres, head space: depth of the neck's middle
 BESIDE = (40.0, 60.0)  # degrees from the very back, from which on, and with which fully, a texel says what lies beside
 BEFORE = (110.0, 135.0)  # ... and between which it ends to, where collars open
@@ -34,29 +36,26 @@ def collars(
     """How sure each texel [B, N] behind the neck is to be under a collar, and the collar's colour there [B, N, 3]."""
     x, height, depth = places.T
     angle = torch.rad2deg(torch.atan2(x, AXIS - depth))  # 0 behind, 90 on the subject's left
-    beside = _rising(angle.abs(), BESIDE) * (1 - _rising(angle.abs(), BEFORE)) * torch.maximum(on_neck, on_bust)
-    telling = torch.nonzero((beside > 0) & (height < HIGHEST))[:, 0]
-    cloth = seen.new_zeros(seen.shape)
-    for number in range(len(seen)):
-        cloth[number, telling] = _likeness(color[number], telling, [material[number] for material in materials])
+    beside = ramp(angle.abs(), BESIDE) * ramp(angle.abs(), BEFORE[::-1]) * torch.maximum(on_neck, on_bust)
+    telling = torch.nonzero(beside > 0)[:, 0]
+    cloth = torch.stack([_likeness(*sample) for sample in zip(color, color[:, telling], *materials, strict=True)])
+    cloth = cloth * seen[:, telling] * (height[telling] < HIGHEST)
     slices = LOWEST + SLICE * torch.arange(SLICES).to(height)
-    near = torch.exp(-0.5 * ((height - slices[:, None]) / SLICE) ** 2)  # [S, N]
+    near = torch.exp(-0.5 * ((height[telling] - slices[:, None]) / SLICE) ** 2) * beside[telling]  # [S, M]
     at = ((height - LOWEST) / SLICE).clamp(0, SLICES - 1.001)
     low, part = at.long(), at - at.floor()
-    share, tint = seen.new_zeros(seen.shape), torch.zeros_like(color)
+    share, tint = torch.zeros_like(seen), torch.zeros_like(color)
     for side in (-1, 1):
-        weight = near * beside * torch.where(angle * side > 0, 1.0, HEARSAY)
-        covered = (seen * cloth) @ weight.T  # [B, S]
-        own = torch.einsum("bnc,sn->bsc", color * (seen * cloth)[..., None], weight) / covered[..., None].clamp_min(
-            1e-6
-        )
-        own, sure = _hanging(own, covered / (seen @ weight.T + ENOUGH))
+        weight = (near * torch.where(angle[telling] * side > 0, 1.0, HEARSAY)).T  # [M, S]
+        covered = cloth @ weight  # [B, S]
+        own = (color[:, telling] * cloth[..., None]).mT @ weight / covered[:, None].clamp_min(1e-6)  # [B, 3, S]
+        own, sure = _hanging(own.mT.contiguous(), covered / (seen[:, telling] @ weight + ENOUGH))
         mine = 0.5 + 0.5 * torch.sin(torch.deg2rad(angle.clamp(-90, 90))) * side
-        for slice_, weight in ((low, mine * (1 - part)), (low + 1, mine * part)):
-            share = share + weight * sure[:, slice_]
-            tint = tint + (weight * sure[:, slice_])[..., None] * own[:, slice_]
+        for slice_, portion in ((low, mine * (1 - part)), (low + 1, mine * part)):
+            here = portion * sure[:, slice_]
+            share, tint = share + here, tint + here[..., None] * own[:, slice_]
     tint = tint / share[..., None].clamp_min(1e-6)
-    return share * on_neck * (1 - _rising(angle.abs(), BEHIND)), tint
+    return share * on_neck * ramp(angle.abs(), BEHIND[::-1]), tint
 
 
 def _hanging(own: Tensor, sure: Tensor) -> tuple[Tensor, Tensor]:  # [B, S, 3], [B, S] from below
@@ -68,20 +67,16 @@ def _hanging(own: Tensor, sure: Tensor) -> tuple[Tensor, Tensor]:  # [B, S, 3], 
     return own, sure
 
 
-def _likeness(color: Tensor, texels: Tensor, materials: list[Tensor]) -> Tensor:  # [N, 3], [M] -> [M]
-    """1 for texels that look more like the first material than like the others."""
-    logs = torch.log(color.clamp_min(0) + DARKEST)
+def _likeness(color: Tensor, asked: Tensor, *materials: Tensor) -> Tensor:  # [N, 3], [M, 3], [N] each -> [M]
+    """1 for colours `asked` that look more like the first material in `color` than like the others."""
+    logs, wanted = (torch.log(values.clamp_min(0) + DARKEST) for values in (color, asked))
     apart = []
     for weight in materials:
         total = weight.cumsum(0)
         if total[-1] < NEAREST:
-            apart.append(torch.full((len(texels),), torch.inf).to(color))
+            apart.append(torch.full_like(wanted[:, 0], torch.inf))
             continue
         evenly = (torch.arange(SWATCHES).to(total) + 0.5) / SWATCHES * total[-1]
         swatches = logs[torch.searchsorted(total, evenly).clamp_max(len(total) - 1)]
-        apart.append(torch.cdist(logs[texels], swatches).topk(NEAREST, largest=False).values.mean(-1))
+        apart.append(torch.cdist(wanted, swatches).topk(NEAREST, largest=False).values.mean(-1))
     return (apart[0] < torch.minimum(apart[1], apart[2])).to(color)
-
-
-def _rising(values: Tensor, limits: tuple[float, float]) -> Tensor:
-    return ((values - limits[0]) / (limits[1] - limits[0])).clamp(0, 1)

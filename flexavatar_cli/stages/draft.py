@@ -12,6 +12,7 @@ from torch import Tensor
 from flexavatar_cli.core.attributes import TexelAttributes
 from flexavatar_cli.core.camera import Camera
 from flexavatar_cli.core.expression import INDEX
+from flexavatar_cli.core.ramps import ramp
 from flexavatar_cli.model import plucker_map
 from flexavatar_cli.stages.back_projection import back_projected
 from flexavatar_cli.stages.instruments import SINKS, Instruments
@@ -31,11 +32,7 @@ from flexavatar_cli.stages.uv_prior import (
 CORRECTIONS = 2  # rounds of putting back what the network smoothed away
 PROJECTIONS = 12  # rounds of back-projection
 RELAXATION = 1.6  # of each round's correction: neighbours blend, so that the plain one falls short
-TEETH = (
-    1.18,
-    1.11,
-    1.02,
-)  # of their mean brightness before: the network leaves them grey, and a little green beside lips
+TEETH = (1.18, 1.11, 1.02)  # of the brightness that the network gives them: it leaves them grey, and a little green
 TURNING = (0.3, 0.6)  # cosines between which back-projection fades in on face and neck
 JAW = -0.075  # metres, head space: above, the sides of the neck are the jaw's underside
 BARED = 0.2  # jawOpen at which teeth are looked at
@@ -103,7 +100,7 @@ class Draft:
         for _ in range(PROJECTIONS):
             gaussians = rigged_gaussians(self.anchor, self.attributes(), identity, self.expression[0].cpu())
             error, share = back_projected(gaussians, seen.camera, picture, solid, self.instruments.backend)
-            shown = ((share - SHOWN[0]) / (SHOWN[1] - SHOWN[0])).clamp(0, 1) * uncovered
+            shown = ramp(share, SHOWN) * uncovered
             self._add(color=RELAXATION * shown[:, None] * error)
 
     def _uncovered(self) -> Tensor:  # [N]
@@ -114,13 +111,13 @@ class Draft:
         grid = self.head.texels(self.model.resolution)
         face, neck = (grid.part == self.head.part_names.index(name) for name in ("face", "neck"))
         shown = torch.from_numpy(trusted_parts(self.head, grid)) * torch.where(face, self.found.seen, 1.0)
-        sure = ((self.found.facing - TURNING[0]) / (TURNING[1] - TURNING[0])).clamp(0, 1)
+        sure = ramp(self.found.facing, TURNING)
         aside = torch.where(neck, sideways(self.prior) * (self.prior.places[:, 1] > JAW), face.float())
         return shown * (1 - aside * (1 - sure))
 
     @torch.no_grad()
     def whiten_teeth(self) -> None:
-        """Give teeth that the photo does not show the hue of teeth, as bright as they are."""
+        """Give teeth that the photo does not show the hue of teeth, and a little more light than the network does."""
         bared = torch.zeros_like(self.expression)
         bared[0, INDEX["jawOpen"]] = BARED
         color = self.attributes(bared).color[0]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flexavatar_cli.core.attributes import TexelAttributes
 from flexavatar_cli.core.expression import INDEX
+from flexavatar_cli.core.ramps import smoothstep
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.heads.surface import surface
 from flexavatar_cli.heads.texels import TexelGrid
@@ -58,12 +59,6 @@ class Lid:
     under: Tensor  # [R] int64, skin under the eye
     around: Tensor  # [S] int64, everything around the eye
     influence: Tensor  # [M, S] of the latter on the former, rows sum to 1
-
-
-def smoothstep(value: Tensor, ends: tuple[float, float]) -> Tensor:
-    """0 below the first end, 1 above the second, with a continuous slope between."""
-    part = ((value - ends[0]) / (ends[1] - ends[0])).clamp(0, 1)
-    return part * part * (3 - 2 * part)
 
 
 def lids(head: HeadModel, grid: TexelGrid) -> tuple[Lid, ...]:

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from flexavatar_cli.core.attributes import TexelAttributes
 from flexavatar_cli.core.expression import INDEX
+from flexavatar_cli.core.ramps import smoothstep
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.heads.surface import surface
 from flexavatar_cli.heads.texels import TexelGrid
-from flexavatar_cli.stages.eyelids import DARKEST, smoothstep
+from flexavatar_cli.stages.eyelids import DARKEST
 
 INNER_EDGE = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)  # FaceMesh
 MIDDLES = (13, 14)  # FaceMesh, upper and lower lip

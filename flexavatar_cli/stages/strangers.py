@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from flexavatar_cli.core.ramps import ramp
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.stages.observation import Evidence, receded
 from flexavatar_cli.stages.uv_prior import RATIO_FLOOR, UVPrior, hairiness, low_frequencies
@@ -36,11 +37,11 @@ def strangers(found: Evidence, prior: UVPrior) -> Tensor:  # [N] in 0..1
     """1 where cheeks and jaw turn away and a colour lies that skin near by does not have."""
     skin = prior.on_skin * (1 - hairiness(prior, found.displacement[None])[0])
     ratio = ((found.color + RATIO_FLOOR) / (prior.mean_color + RATIO_FLOOR)).log()
-    sure = ((found.facing - SURE) / (DOUBTED - SURE)).clamp(0, 1)
+    sure = ramp(found.facing, (SURE, DOUBTED))
     telling = found.seen * skin * (sure + 1e-6)
     usual = low_frequencies(prior, ratio[None], telling[None], prior.kernel)[0]
     doubt = skin * on_cheeks(prior) * (1 - sure)
-    return doubt * ((strangeness(ratio - usual) - LIKENESS[0]) / (LIKENESS[1] - LIKENESS[0])).clamp(0, 1)
+    return doubt * ramp(strangeness(ratio - usual), LIKENESS)
 
 
 def strangeness(difference: Tensor) -> Tensor:  # [N, 3] logarithms -> [N]
@@ -52,11 +53,9 @@ def strangeness(difference: Tensor) -> Tensor:  # [N, 3] logarithms -> [N]
 
 def on_cheeks(prior: UVPrior) -> Tensor:  # [N]
     """1 where the face turns to the side below the temples: cheeks, jaw, ears. Before a neck there may well be hair."""
-    below = ((TEMPLE[0] - prior.places[:, 1]) / (TEMPLE[0] - TEMPLE[1])).clamp(0, 1)
-    return prior.on_face * sideways(prior) * below
+    return prior.on_face * sideways(prior) * ramp(prior.places[:, 1], TEMPLE)
 
 
 def sideways(prior: UVPrior) -> Tensor:  # [N]
     """1 where the template turns to the side."""
-    turned = prior.statics.flatten(1)[3, prior.index].abs()
-    return ((turned - SIDEWAYS[0]) / (SIDEWAYS[1] - SIDEWAYS[0])).clamp(0, 1)
+    return ramp(prior.outward[:, 0].abs(), SIDEWAYS)

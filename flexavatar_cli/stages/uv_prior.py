@@ -11,6 +11,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from flexavatar_cli.core.ramps import ramp
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.heads.surface import frames, surface
 from flexavatar_cli.stages.collars import collars
@@ -86,10 +87,14 @@ class UVPrior:
         """The texels' points on the template, metres."""
         return self.statics[:3].flatten(1)[:, self.index].T * 0.1
 
+    @property
+    def outward(self) -> Tensor:  # [N, 3]
+        """The template's normals at the texels."""
+        return self.statics[3:6].flatten(1)[:, self.index].T
+
     def away(self, limits: tuple[float, float]) -> Tensor:  # [N]
         """1 where the template turns away from the front: its normal's frontal component is under both limits."""
-        frontal = self.statics.flatten(1)[5, self.index]
-        return ((limits[1] - frontal) / (limits[1] - limits[0])).clamp(0, 1)
+        return ramp(self.outward[:, 2], limits[::-1])
 
 
 def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  # mean_color [N, 3]
@@ -191,7 +196,7 @@ def low_frequencies(prior: UVPrior, values: Tensor, weight: Tensor, kernel: Tens
 
 def hairiness(prior: UVPrior, displacement: Tensor) -> Tensor:  # [B, N] metres -> [B, N]
     """1 where a texel above the shoulders stands so far off that it is hair or a hat, 0 on skin."""
-    return ((displacement - HAIR_HEIGHT[0]) / (HAIR_HEIGHT[1] - HAIR_HEIGHT[0])).clamp(0, 1) * prior.above_shoulders
+    return ramp(displacement, HAIR_HEIGHT) * prior.above_shoulders
 
 
 def prevailing(
@@ -247,8 +252,7 @@ def base_color(
     unseen = trust * mirrored + (1 - trust) * low
     materials = (seen * prior.on_bust, seen * prior.plain_skin * prior.on_face * (1 - hairy), hair_seen)
     collar, cloth = collars(prior.places, prior.on_neck, prior.on_bust, materials, color, seen)
-    low = low + collar[..., None] * ((cloth + RATIO_FLOOR) / mean - low)
-    unseen = unseen + collar[..., None] * ((cloth + RATIO_FLOOR) / mean - unseen)
+    low, unseen = (fill.lerp((cloth + RATIO_FLOOR) / mean, collar[..., None]) for fill in (low, unseen))
     full = seen[..., None] * ratio + (1 - seen[..., None]) * unseen
     return (full * mean - RATIO_FLOOR).clamp(0, 1), (low * mean - RATIO_FLOOR).clamp(0, 1)
 

@@ -7,9 +7,10 @@ import torch
 
 from flexavatar_cli.core.attributes import TexelAttributes
 from flexavatar_cli.core.expression import INDEX
+from flexavatar_cli.core.ramps import smoothstep
 from flexavatar_cli.heads import load_head
 from flexavatar_cli.heads.surface import surface
-from flexavatar_cli.stages.eyelids import CLOSING, LASH_TONE, lids, smoothstep, with_lids_closed
+from flexavatar_cli.stages.eyelids import CLOSING, LASH_TONE, lids, with_lids_closed
 
 RESOLUTION = 256
 BROWN = torch.tensor([0.6, 0.4, 0.3])

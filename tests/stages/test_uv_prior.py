@@ -121,7 +121,7 @@ def test_a_collar_on_the_neck_does_not_colour_the_skin_around(prior):
 
 def test_a_jacket_goes_on_below_the_picture_and_not_the_tie(prior):
     """A photo that ends at the chest shows a tie in the middle; the shoulders behind it take the jacket's colour."""
-    x, height, depth = (prior.statics.flatten(1)[axis, prior.index] * 0.1 for axis in range(3))
+    x, height, depth = prior.places.T
     bust = prior.on_bust > 0
     shown = bust & (depth > 0.02) & (height > -0.17)
     tie = shown & (x.abs() < 0.03)
