@@ -77,9 +77,9 @@ def encode(
     draft = Draft(seen, load_prior(instruments), instruments, options.bias_sink)
     draft.meet_outline()
     draft.read_colors()
+    draft.lay_strands()
     draft.back_project()
     draft.whiten_teeth()
-    draft.lay_strands()
     draft.lay_skin()
     thumbnail = cv2.resize(seen.image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     return Avatar(

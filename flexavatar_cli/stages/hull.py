@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 
 from flexavatar_cli.core.camera import Camera
 from flexavatar_cli.heads import HeadModel
-from flexavatar_cli.heads.surface import smoothing_links, surface, vertex_normals
+from flexavatar_cli.heads.surface import surface, vertex_normals
 from flexavatar_cli.heads.texels import SKIN, TexelGrid
 from flexavatar_cli.render.mesh import rasterize_mesh
 
@@ -33,7 +33,7 @@ BENDING = 0.01**2  # square metres: features smaller than this length are ironed
 PULL = 3.0  # of one point of the outline, against the membrane
 HOLD = 0.02  # of one vertex that is seen frontally where no hair should be
 SLACK = 0.3  # tension of the membrane beside the scalp: hair rises steeply from the hairline, then keeps its thickness
-EAR_STEPS = 120  # half-steps of smoothing that iron an ear away
+EAR = (0.057, -0.032, 0.054, -0.036, 0.02)  # metres of the template: least |x|, bounds of y and of z about an ear
 EAR_BURIED = 0.02  # metres of hair that bury it
 NAPE = (-0.13, -0.11, -0.01, 0.01)  # metres of height between which hair behind the neck is told from its sides
 ALIKE_HEIGHT = 0.008  # metres: sigma of what counts as the same height
@@ -64,16 +64,7 @@ def _make_membrane(head: HeadModel) -> Membrane:
     tension = SLACK + head.scalp_weight.numpy()[faces].mean(1) * (1 - SLACK)
     below = corners[..., 1].mean(1) < CHIN
     tension = np.where(below, 1.0, tension)
-    laplacian, mass = sparse.csr_matrix((count, count)), np.zeros(count)
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2
-    for at in range(3):
-        first, second = corners[:, at - 2] - corners[:, at], corners[:, at - 1] - corners[:, at]
-        cotangent = np.clip((first * second).sum(1) / np.maximum(2 * area, 1e-12), 0, 10) / 2
-        i, j = faces[:, at - 2], faces[:, at - 1]
-        edge = sparse.csr_matrix((tension * cotangent, (i, j)), (count, count))
-        edge = edge + edge.T
-        laplacian = laplacian + sparse.diags(np.asarray(edge.sum(1)).ravel()) - edge
-        np.add.at(mass, faces[:, at], area / 3)
+    laplacian, mass = _laplacian(faces, corners, tension, count)
     inverse = sparse.diags(1 / np.maximum(mass, 1e-7))
     energy = laplacian + BENDING * laplacian @ inverse @ laplacian + 1e-6 * sparse.identity(count)
     grid = head.texels(PROBES)
@@ -85,17 +76,38 @@ def _make_membrane(head: HeadModel) -> Membrane:
     return Membrane(energy.tocsc(), share[:, 0] / np.maximum(share[:, 1], 1), _ears(head), probes.tocsr())
 
 
+def _laplacian(
+    faces: np.ndarray,  # [F, 3]
+    corners: np.ndarray,  # [F, 3, 3] metres
+    tension: np.ndarray,  # [F]
+    count: int,
+) -> tuple[sparse.csr_matrix, np.ndarray]:  # [V, V], [V]
+    """The mesh's Laplacian by cotangents, weighted by tension, and the area that belongs to each vertex."""
+    laplacian, mass = sparse.csr_matrix((count, count)), np.zeros(count)
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2
+    for at in range(3):
+        first, second = corners[:, at - 2] - corners[:, at], corners[:, at - 1] - corners[:, at]
+        cotangent = np.clip((first * second).sum(1) / np.maximum(2 * area, 1e-12), 0, 10) / 2
+        i, j = faces[:, at - 2], faces[:, at - 1]
+        edge = sparse.csr_matrix((tension * cotangent, (i, j)), (count, count))
+        edge = edge + edge.T
+        laplacian = laplacian + sparse.diags(np.asarray(edge.sum(1)).ravel()) - edge
+        np.add.at(mass, faces[:, at], area / 3)
+    return laplacian.tocsr(), mass
+
+
 def _ears(head: HeadModel) -> np.ndarray:  # [V] metres
-    """How far the ears stand out of a head ironed smooth."""
-    points = head.template
-    starts, columns, weights = smoothing_links(head)
-    smoother = sparse.csr_matrix((weights.numpy(), columns.numpy(), starts.numpy()), (len(points), len(points)))
-    smooth = points.numpy()
-    for _ in range(EAR_STEPS):
-        smooth = smoother @ smooth
-    out = ((points.numpy() - smooth) * vertex_normals(head, points).numpy()).sum(1)
-    x, y, z = points.numpy().T
-    beside = (np.abs(x) > 0.055) & (np.abs(y) < 0.07) & (z > -0.07) & (z < 0.03)
+    """How far the ears stand out of the smoothest surface that closes the head where they are."""
+    points = head.template.numpy().astype(np.float64)
+    x, y, z = points.T
+    beside = (np.abs(x) > EAR[0]) & (y > EAR[1]) & (y < EAR[2]) & (z > EAR[3]) & (z < EAR[4])
+    faces = head.faces.numpy()
+    laplacian, mass = _laplacian(faces, points[faces], np.ones(len(faces)), len(points))
+    bending = laplacian @ sparse.diags(1 / np.maximum(mass, 1e-7)) @ laplacian + 1e-9 * sparse.identity(len(points))
+    bending = bending.tocsr()[beside]
+    closed = points.copy()
+    closed[beside] = splu(bending[:, beside].tocsc()).solve(-bending[:, ~beside] @ points[~beside])
+    out = ((points - closed) * vertex_normals(head, head.template).numpy()).sum(1)
     return np.where(beside, np.clip(out, 0, None), 0)
 
 

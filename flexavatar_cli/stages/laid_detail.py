@@ -37,10 +37,11 @@ class Material:
     blur: float  # metres: sigma of what counts as colour rather than detail
     contrast: tuple[float, float]  # standard deviations of detail between which it fades out, as of something else
     liveliest: float  # of a window's own standard deviation over the median one
+    strand: float  # metres along which it is combed; 0 leaves it as it is
 
 
-HAIR = Material((0.016, 0.011, 0.008), 0.01, (0.36, 0.44), math.inf)  # more contrast is the pattern of a hat
-SKIN = Material((0.008, 0.006), 0.0025, (0.35, 0.5), 0.8)  # livelier windows hold spots, creases or glasses
+HAIR = Material((0.016, 0.011, 0.008), 0.01, (0.36, 0.44), math.inf, 0.04)  # more contrast is the pattern of a hat
+SKIN = Material((0.008, 0.006), 0.0025, (0.35, 0.5), 0.8, 0.0)  # livelier windows hold spots, creases or glasses
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def laid_detail(
         sources = window_places(photo, radius, material.liveliest)
         if len(sources) >= PLACES:
             generator = np.random.default_rng(SEED)
-            detail[wanted] = laid_windows(photo, sources, radius, points, outward, color[wanted], generator)
+            laid = laid_windows(photo, sources, radius, points, outward, color[wanted], generator)
+            detail[wanted] = combed(laid, points, outward, material.strand, photo.pixel)
             break
     return detail
 
@@ -181,9 +183,42 @@ def laid_windows(
     return (sums / weights).astype(np.float32)
 
 
+def combed(
+    detail: np.ndarray,  # [N]
+    points: np.ndarray,  # [N, 3] metres
+    outward: np.ndarray,  # [N, 3]
+    strand: float,  # metres
+    spacing: float,  # metres between points
+) -> np.ndarray:  # [N]
+    """Detail averaged along the way that hair hangs, at unchanged contrast: what are lumps at this scale become strands.
+
+    Line integral convolution (Cabral and Leedom 1993) with a Hann window of length `strand`.
+    """
+    if strand <= 0 or not detail.any():
+        return detail
+    tree = cKDTree(points)
+    _, down = _hanging(outward)
+    total, weights = detail.astype(np.float64), np.ones(len(points))
+    count = round(strand / 2 / spacing)
+    for sign in (-1, 1):
+        there, at = points.copy(), np.arange(len(points))
+        on = np.ones(len(points), bool)
+        for step in range(1, count + 1):
+            there = there + sign * spacing * down[at]
+            apart, nearest = tree.query(there)
+            on &= apart < 2 * spacing
+            at = np.where(on, nearest, at)
+            there = np.where(on[:, None], there + 0.5 * (points[at] - there), there)
+            weight = on * (0.5 + 0.5 * np.cos(np.pi * step / (count + 1)))
+            total += weight * detail[at]
+            weights += weight
+    total /= weights
+    return (total * (detail.std() / max(float(total.std()), 1e-9))).astype(np.float32)
+
+
 def _hanging(normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors [3] across and down the plane with this normal, as the axes of a picture seen from outside."""
+    """Unit vectors [..., 3] across and down the plane with this normal, as the axes of a picture seen from outside."""
     across = np.cross((0.0, 1.0, 0.1), normal)  # a little backwards, where the crown is level and nothing hangs
-    across /= max(float(np.linalg.norm(across)), 1e-9)
+    across /= np.maximum(np.linalg.norm(across, axis=-1, keepdims=True), 1e-9)
     down = np.cross(across, normal)
-    return across, down / max(float(np.linalg.norm(down)), 1e-9)
+    return across, down / np.maximum(np.linalg.norm(down, axis=-1, keepdims=True), 1e-9)
