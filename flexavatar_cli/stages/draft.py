@@ -20,6 +20,7 @@ from flexavatar_cli.stages.laid_detail import FLOOR, HAIR, SKIN, Material, laid_
 from flexavatar_cli.stages.observation import SOLID, Evidence, Observation, examine, outline_correction, trusted_parts
 from flexavatar_cli.stages.rig import expressed, lifted, rig_anchor, rigged_gaussians
 from flexavatar_cli.stages.strangers import sideways, without_strangers
+from flexavatar_cli.heads.texels import SKIN as SKIN_PARTS
 from flexavatar_cli.stages.uv_prior import (
     DISPLACEMENT_UNIT,
     MIRROR_TRUST,
@@ -37,6 +38,8 @@ TURNING = (0.3, 0.6)  # cosines between which back-projection fades in on face a
 JAW = -0.075  # metres, head space: above, the sides of the neck are the jaw's underside
 BARED = 0.2  # jawOpen at which teeth are looked at
 SKIN_FACING = 0.7  # cosine from which on a texel shows what skin is like
+SOFTENINGS = 4  # times SMOOTHING half-steps over the neighbours
+BRIGHTER = 0.1  # that hair which is not surely seen may become in back-projection: no light flecks where it turns away
 SHOWN = (0.03, 0.12)  # share of its footprint from which on, and with which fully, a texel takes part; 0.28 is frontal
 
 
@@ -76,6 +79,10 @@ class Draft:
         """How far hair and clothes stand off the head."""
         return lifted(self.anchor, self.attributes()).numpy()
 
+    def _hair(self) -> Tensor:  # [N]
+        """1 where hair or a hat is."""
+        return torch.maximum(hairiness(self.prior, self.found.displacement[None])[0], self.prior.on_scalp)
+
     @torch.no_grad()
     def meet_outline(self) -> None:
         """Displace what sticks out of the matte or does not fill it."""
@@ -90,6 +97,35 @@ class Draft:
             self._add(color=self.found.seen[:, None] * (self.found.color - self.attributes().color[0]))
 
     @torch.no_grad()
+    def soften_unseen(self) -> None:
+        """Run colours into one another where no photo shows the edge between them: torn edges look broken."""
+        skin = torch.tensor([name in SKIN_PARTS for name in self.head.part_names])
+        unseen = skin[self.head.texels(self.model.resolution).part] * (1 - self.found.seen)
+        begin = self.attributes().color[0]
+        color = begin
+        for _ in range(SOFTENINGS):
+            color = torch.lerp(color, self.anchor.smoother @ color, unseen[:, None])
+        self._add(color=color - begin)
+
+    @torch.no_grad()
+    def lay_strands(self) -> None:
+        """Give unseen hair the texture of the hair seen."""
+        color = self.attributes().color[0]
+        hair = self._hair()
+        low = low_frequencies(self.prior, color[None], hair[None] + 1e-6, self.prior.hair_kernel)[0]
+        wanted = self._textured(HAIR, hair, hair, low)
+        self._add(color=(hair * (1 - self.found.seen))[:, None] * (wanted - color))
+
+    @torch.no_grad()
+    def lay_skin(self) -> None:
+        """Give unseen skin the pores and fine lines of the skin seen."""
+        color, prior = self.attributes().color[0], self.prior
+        skin = prior.plain_skin * (1 - hairiness(prior, self.found.displacement[None])[0])
+        unseen = (1 - self.found.seen) * (1 - MIRROR_TRUST * self.found.seen[prior.mirror])
+        wanted = self._textured(SKIN, skin, skin * (self.found.facing > SKIN_FACING), color)
+        self._add(color=(skin * unseen)[:, None] * (wanted - color))
+
+    @torch.no_grad()
     def back_project(self) -> None:
         """Take the error of the render back to the texels, through the blending of neighbours."""
         seen, identity = self.seen, torch.from_numpy(self.seen.identity)
@@ -97,11 +133,14 @@ class Draft:
         picture, alpha, inside = (torch.from_numpy(array).float() / 255 for array in arrays)
         solid = (alpha > SOLID).float() * inside
         uncovered = self._uncovered()
+        brightest = self.attributes().color[0] + BRIGHTER + (1 - self._hair() * (1 - self.found.seen))[:, None]
         for _ in range(PROJECTIONS):
-            gaussians = rigged_gaussians(self.anchor, self.attributes(), identity, self.expression[0].cpu())
+            attributes = self.attributes()
+            gaussians = rigged_gaussians(self.anchor, attributes, identity, self.expression[0].cpu())
             error, share = back_projected(gaussians, seen.camera, picture, solid, self.instruments.backend)
             shown = ramp(share, SHOWN) * uncovered
-            self._add(color=RELAXATION * shown[:, None] * error)
+            wanted = (attributes.color[0] + RELAXATION * shown[:, None] * error).minimum(brightest)
+            self._add(color=wanted - attributes.color[0])
 
     def _uncovered(self) -> Tensor:  # [N]
         """1 but where the face is not surely seen and inside the mouth: what is before them would be painted on.
@@ -124,24 +163,6 @@ class Draft:
         teeth = (self.head.texels(self.model.resolution).part == self.head.part_names.index("teeth")).float()
         wanted = color.mean(-1, keepdim=True) * torch.tensor(TEETH)
         self._add(color=(teeth * (1 - self.found.seen))[:, None] * (wanted - color))
-
-    @torch.no_grad()
-    def lay_strands(self) -> None:
-        """Give unseen hair the texture of the hair seen."""
-        color = self.attributes().color[0]
-        hair = torch.maximum(hairiness(self.prior, self.found.displacement[None])[0], self.prior.on_scalp)
-        low = low_frequencies(self.prior, color[None], hair[None] + 1e-6, self.prior.hair_kernel)[0]
-        wanted = self._textured(HAIR, hair, hair, low)
-        self._add(color=(hair * (1 - self.found.seen))[:, None] * (wanted - color))
-
-    @torch.no_grad()
-    def lay_skin(self) -> None:
-        """Give unseen skin the pores and fine lines of the skin seen."""
-        color, prior = self.attributes().color[0], self.prior
-        skin = prior.plain_skin * (1 - hairiness(prior, self.found.displacement[None])[0])
-        unseen = (1 - self.found.seen) * (1 - MIRROR_TRUST * self.found.seen[prior.mirror])
-        wanted = self._textured(SKIN, skin, skin * (self.found.facing > SKIN_FACING), color)
-        self._add(color=(skin * unseen)[:, None] * (wanted - color))
 
     def _textured(self, material: Material, share: Tensor, sample: Tensor, color: Tensor) -> Tensor:  # [N, 3]
         """The colours [N, 3] with the photo's texture of the material; `share` and `sample` as in `laid_detail`."""

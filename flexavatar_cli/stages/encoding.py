@@ -77,10 +77,11 @@ def encode(
     draft = Draft(seen, load_prior(instruments), instruments, options.bias_sink)
     draft.meet_outline()
     draft.read_colors()
+    draft.soften_unseen()
     draft.lay_strands()
+    draft.lay_skin()
     draft.back_project()
     draft.whiten_teeth()
-    draft.lay_skin()
     thumbnail = cv2.resize(seen.image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     return Avatar(
         avatar_code=draft.code[0].float().cpu().numpy(),
