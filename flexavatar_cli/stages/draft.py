@@ -13,6 +13,7 @@ from flexavatar_cli.core.attributes import TexelAttributes
 from flexavatar_cli.core.camera import Camera
 from flexavatar_cli.core.expression import INDEX
 from flexavatar_cli.core.ramps import ramp
+from flexavatar_cli.heads.texels import SKIN as SKIN_PARTS
 from flexavatar_cli.model import plucker_map
 from flexavatar_cli.stages.back_projection import back_projected
 from flexavatar_cli.stages.instruments import SINKS, Instruments
@@ -20,7 +21,6 @@ from flexavatar_cli.stages.laid_detail import FLOOR, HAIR, SKIN, Material, laid_
 from flexavatar_cli.stages.observation import SOLID, Evidence, Observation, examine, outline_correction, trusted_parts
 from flexavatar_cli.stages.rig import expressed, lifted, rig_anchor, rigged_gaussians
 from flexavatar_cli.stages.strangers import sideways, without_strangers
-from flexavatar_cli.heads.texels import SKIN as SKIN_PARTS
 from flexavatar_cli.stages.uv_prior import (
     DISPLACEMENT_UNIT,
     MIRROR_TRUST,

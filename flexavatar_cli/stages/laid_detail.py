@@ -190,7 +190,7 @@ def combed(
     strand: float,  # metres
     spacing: float,  # metres between points
 ) -> np.ndarray:  # [N]
-    """Detail averaged along the way that hair hangs, at unchanged contrast: what are lumps at this scale become strands.
+    """Detail averaged along the way that hair hangs, at unchanged contrast: lumps become strands.
 
     Line integral convolution (Cabral and Leedom 1993) with a Hann window of length `strand`.
     """

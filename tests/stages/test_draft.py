@@ -1,11 +1,13 @@
 """A draft: what photo and matte do not say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from flexavatar_cli.core.camera import Camera, look_at
-from flexavatar_cli.stages.draft import TEETH, Draft
+from flexavatar_cli.stages.draft import BRIGHTER, TEETH, Draft
 from flexavatar_cli.stages.encoding import load_prior
 from flexavatar_cli.stages.observation import Observation
 
@@ -36,3 +38,33 @@ def test_teeth_that_are_not_seen_get_the_hue_of_teeth(draft):
     assert (hue - wanted).abs().mean() < 0.5 * (own - wanted).abs().mean()
     far = grid.part == draft.head.part_names.index("scalp")
     assert (after - before)[far].abs().mean() < 0.05 * (after - before)[teeth].abs().mean()
+
+
+def test_edges_that_no_photo_shows_are_softened_and_what_it_shows_is_not(draft, monkeypatch):
+    grid = draft.head.texels(draft.model.resolution)
+    neck = grid.part == draft.head.part_names.index("neck")
+    seen = (draft.prior.places[:, 0] > 0).float()
+    with monkeypatch.context() as only:
+        only.setattr(draft, "found", replace(draft.found, seen=seen))
+        only.setattr(draft, "code", draft.code)
+        stripes = torch.where(draft.prior.places[:, 1] % 0.02 < 0.01, 0.3, -0.3)
+        draft._add(color=stripes[:, None].expand(-1, 3))
+        before = draft.attributes().color[0]
+        draft.soften_unseen()
+        change = (draft.attributes().color[0] - before).abs().mean(1)
+    assert change[neck & (seen == 0)].mean() > 5 * change[neck & (seen == 1)].mean()
+
+
+def test_hair_that_turns_away_gets_no_light_flecks(draft, monkeypatch):
+    """A white picture before a grey avatar: what is surely seen takes the white, hair seen aslant a tenth of it."""
+    white = replace(draft.seen, image=np.full_like(draft.seen.image, 255))
+    scalp = draft.prior.on_scalp > 0.9
+    with monkeypatch.context() as only:
+        only.setattr(draft, "seen", white)
+        only.setattr(draft, "code", draft.code)
+        only.setattr(draft, "found", replace(draft.found, seen=torch.where(scalp, 0.0, draft.found.seen)))
+        before = draft.attributes().color[0]
+        draft.back_project()
+        change = draft.attributes().color[0] - before
+    assert change.max() > 3 * BRIGHTER
+    assert change[scalp].mean() < BRIGHTER

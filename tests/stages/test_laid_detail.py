@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flexavatar_cli.stages.laid_detail import Swatch, laid_windows, window_places
+from flexavatar_cli.stages.laid_detail import Swatch, combed, laid_windows, window_places
 
 PIXEL = 0.002
 
@@ -93,3 +93,25 @@ def test_lively_windows_are_left_out():
     assert everywhere[:, 0].max() > 60
     assert 0 < len(calm) < len(everywhere)
     assert calm[:, 0].max() < 45
+
+
+@pytest.mark.parametrize("turn", [0.0, np.pi / 2])
+def test_lumps_are_combed_into_strands_of_the_same_contrast(turn):
+    side = 40
+    lumps = np.random.default_rng(0).normal(0, 0.1, side * side).astype(np.float32)
+    points, outward = wall(side, turn)
+    strands = combed(lumps, points, outward, 10 * PIXEL, PIXEL)
+    picture = strands.reshape(side, side)
+    assert strands.std() == pytest.approx(lumps.std(), rel=1e-3)
+    along_x, along_y = np.abs(np.diff(picture, axis=1)).mean(), np.abs(np.diff(picture, axis=0)).mean()
+    assert along_x > 3 * along_y
+    np.testing.assert_array_equal(combed(lumps, points, outward, 0.0, PIXEL), lumps)
+
+
+def test_combing_stops_where_the_surface_ends():
+    """Two walls far apart: each keeps its own brightness."""
+    points, outward = wall(20)
+    detail = np.repeat([0.1, -0.1], 400).astype(np.float32)
+    both = np.concatenate([points, points - [0, 0.2, 0]])
+    strands = combed(detail, both, np.concatenate([outward, outward]), 10 * PIXEL, PIXEL)
+    np.testing.assert_allclose(strands, detail, atol=1e-6)

@@ -141,7 +141,14 @@ def test_hair_lies_over_the_ears(head):
     round_them = hull_of(head, matte, camera)
     head.cache["membrane"] = sheet
     tips = sheet.ears > 0.012
-    assert (round_them - over)[tips].mean() > 0.006
+    assert (round_them - over)[tips].mean() > 0.003
+
+
+def test_nothing_but_ears_is_taken_off_for_the_ears(head):
+    """What was taken off in a box about them, and not beside it, was a ledge round the back of every head of hair."""
+    ears, scalp = membrane(head).ears, head.scalp_weight.numpy() > 0.5
+    assert ears[scalp].max() < 1e-3
+    assert (ears > 5e-3).sum() > 40
 
 
 def test_hair_on_both_sides_of_the_neck_hangs_behind_it_too(head):
