@@ -4,6 +4,8 @@ The network completes a head; where matte and photo speak, they have the last wo
 own skip path, so that what leaves here is a code like any other.
 """
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import torch
@@ -31,7 +33,7 @@ from flexavatar_cli.stages.uv_prior import (
 )
 
 CORRECTIONS = 2  # rounds of putting back what the network smoothed away
-PROJECTIONS = 12  # rounds of back-projection
+PROJECTIONS = 16  # rounds of back-projection
 RELAXATION = 1.6  # of each round's correction: neighbours blend, so that the plain one falls short
 TEETH = (1.18, 1.11, 1.02)  # of the brightness that the network gives them: it leaves them grey, and a little green
 TURNING = (0.3, 0.6)  # cosines between which back-projection fades in on face and neck
@@ -39,7 +41,9 @@ JAW = -0.075  # metres, head space: above, the sides of the neck are the jaw's u
 BARED = 0.2  # jawOpen at which teeth are looked at
 SKIN_FACING = 0.7  # cosine from which on a texel shows what skin is like
 SOFTENINGS = 4  # times SMOOTHING half-steps over the neighbours
+BALD = (0.003, 0.008)  # metres that the scalp is lifted, between which it is combed as hair
 BRIGHTER = 0.1  # that hair which is not surely seen may become in back-projection: no light flecks where it turns away
+PEEPING = 0.03  # the same of the far side's, which peeps out at the outline by a pixel
 SHOWN = (0.03, 0.12)  # share of its footprint from which on, and with which fully, a texel takes part; 0.28 is frontal
 
 
@@ -113,7 +117,9 @@ class Draft:
         color = self.attributes().color[0]
         hair = self._hair()
         low = low_frequencies(self.prior, color[None], hair[None] + 1e-6, self.prior.hair_kernel)[0]
-        wanted = self._textured(HAIR, hair, hair, low)
+        height = self.found.displacement[self.prior.on_scalp > 0].median()
+        strand = float(ramp(height, BALD)) * np.array(HAIR.strand)
+        wanted = self._textured(replace(HAIR, strand=tuple(strand)), hair, hair, low)
         self._add(color=(hair * (1 - self.found.seen))[:, None] * (wanted - color))
 
     @torch.no_grad()
@@ -133,7 +139,8 @@ class Draft:
         picture, alpha, inside = (torch.from_numpy(array).float() / 255 for array in arrays)
         solid = (alpha > SOLID).float() * inside
         uncovered = self._uncovered()
-        brightest = self.attributes().color[0] + BRIGHTER + (1 - self._hair() * (1 - self.found.seen))[:, None]
+        room = torch.where(self.found.facing > 0, BRIGHTER, PEEPING) + 1 - self._hair() * (1 - self.found.seen)
+        brightest = self.attributes().color[0] + room[:, None]
         for _ in range(PROJECTIONS):
             attributes = self.attributes()
             gaussians = rigged_gaussians(self.anchor, attributes, identity, self.expression[0].cpu())

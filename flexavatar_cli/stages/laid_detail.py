@@ -27,6 +27,9 @@ SHARPENING = 2  # Van Cittert steps that undo in advance what the overlap of nei
 CANDIDATES = 8  # windows of which the one that goes best with those laid before is taken
 STEEPNESS = 12  # of the fall of a window's weight: where two meet, one of them prevails and keeps its contrast
 SEED = 0
+GRAIN = 3  # pixels: sigma of a structure tensor
+STRAIGHT = (0.4, 0.6)  # coherence of curls, and of straight hair
+COMBED = 1.3  # contrast of combed detail over that of the uncombed: strands run together where texels overlap
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,13 @@ class Material:
     blur: float  # metres: sigma of what counts as colour rather than detail
     contrast: tuple[float, float]  # standard deviations of detail between which it fades out, as of something else
     liveliest: float  # of a window's own standard deviation over the median one
-    strand: float  # metres along which it is combed; 0 leaves it as it is
+    strand: tuple[float, float]  # metres along which it is combed if it is curly, and if it is straight
 
 
-HAIR = Material((0.016, 0.011, 0.008), 0.01, (0.36, 0.44), math.inf, 0.04)  # more contrast is the pattern of a hat
-SKIN = Material((0.008, 0.006), 0.0025, (0.35, 0.5), 0.8, 0.0)  # livelier windows hold spots, creases or glasses
+HAIR = Material(
+    (0.016, 0.011, 0.008), 0.01, (0.36, 0.44), math.inf, (0.01, 0.1)
+)  # more contrast is the pattern of a hat
+SKIN = Material((0.008, 0.006), 0.0025, (0.35, 0.5), 0.8, (0.0, 0.0))  # livelier windows hold spots, creases or glasses
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,9 @@ def laid_detail(
         if len(sources) >= PLACES:
             generator = np.random.default_rng(SEED)
             laid = laid_windows(photo, sources, radius, points, outward, color[wanted], generator)
-            detail[wanted] = combed(laid, points, outward, material.strand, photo.pixel)
+            curly, straight = material.strand
+            strand = curly + (straight - curly) * float(np.interp(coherence(photo), STRAIGHT, (0, 1)))
+            detail[wanted] = combed(laid, points, outward, strand, photo.pixel)
             break
     return detail
 
@@ -183,6 +190,17 @@ def laid_windows(
     return (sums / weights).astype(np.float32)
 
 
+def coherence(photo: Swatch) -> float:
+    """How much the material's detail runs one way, 0..1: the anisotropy of its structure tensors, by their strength."""
+    within = cv2.erode(photo.there.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(np.float32)
+    detail = photo.detail.astype(np.float32)
+    across, down = (cv2.Sobel(detail, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))
+    products = (across * across, down * down, across * down)
+    uu, vv, uv = (cv2.GaussianBlur(product * within, (0, 0), GRAIN) for product in products)
+    strength = float(((uu + vv) * within).sum())
+    return float((np.hypot(uu - vv, 2 * uv) * within).sum()) / max(strength, 1e-9)
+
+
 def combed(
     detail: np.ndarray,  # [N]
     points: np.ndarray,  # [N, 3] metres
@@ -194,12 +212,12 @@ def combed(
 
     Line integral convolution (Cabral and Leedom 1993) with a Hann window of length `strand`.
     """
-    if strand <= 0 or not detail.any():
+    count = round(strand / 2 / spacing)
+    if count < 1 or not detail.any():
         return detail
     tree = cKDTree(points)
     _, down = _hanging(outward)
     total, weights = detail.astype(np.float64), np.ones(len(points))
-    count = round(strand / 2 / spacing)
     for sign in (-1, 1):
         there, at = points.copy(), np.arange(len(points))
         on = np.ones(len(points), bool)
@@ -213,7 +231,7 @@ def combed(
             total += weight * detail[at]
             weights += weight
     total /= weights
-    return (total * (detail.std() / max(float(total.std()), 1e-9))).astype(np.float32)
+    return (COMBED * total * (detail.std() / max(float(total.std()), 1e-9))).astype(np.float32)
 
 
 def _hanging(normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

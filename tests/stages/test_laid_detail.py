@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flexavatar_cli.stages.laid_detail import Swatch, combed, laid_windows, window_places
+from flexavatar_cli.stages.laid_detail import COMBED, Swatch, coherence, combed, laid_windows, window_places
 
 PIXEL = 0.002
 
@@ -102,7 +102,7 @@ def test_lumps_are_combed_into_strands_of_the_same_contrast(turn):
     points, outward = wall(side, turn)
     strands = combed(lumps, points, outward, 10 * PIXEL, PIXEL)
     picture = strands.reshape(side, side)
-    assert strands.std() == pytest.approx(lumps.std(), rel=1e-3)
+    assert strands.std() == pytest.approx(COMBED * lumps.std(), rel=1e-3)
     along_x, along_y = np.abs(np.diff(picture, axis=1)).mean(), np.abs(np.diff(picture, axis=0)).mean()
     assert along_x > 3 * along_y
     np.testing.assert_array_equal(combed(lumps, points, outward, 0.0, PIXEL), lumps)
@@ -114,4 +114,12 @@ def test_combing_stops_where_the_surface_ends():
     detail = np.repeat([0.1, -0.1], 400).astype(np.float32)
     both = np.concatenate([points, points - [0, 0.2, 0]])
     strands = combed(detail, both, np.concatenate([outward, outward]), 10 * PIXEL, PIXEL)
-    np.testing.assert_allclose(strands, detail, atol=1e-6)
+    np.testing.assert_allclose(strands, COMBED * detail, atol=1e-6)
+
+
+def test_straight_hair_is_told_from_curls():
+    there = np.ones((60, 60), bool)
+    curls = np.random.default_rng(0).normal(0, 0.2, (60, 60)).astype(np.float32)
+    assert coherence(swatch(stripes(60), there)) > 0.95
+    assert coherence(swatch(curls, there)) < 0.35
+    assert coherence(swatch(curls, np.zeros_like(there))) == 0
