@@ -23,7 +23,7 @@ from flexavatar_cli.heads.surface import surface
 from flexavatar_cli.heads.texels import TexelGrid
 from flexavatar_cli.stages.back_projection import visible_share
 from flexavatar_cli.stages.encoding import load_prior
-from flexavatar_cli.stages.hull import liftable
+from flexavatar_cli.stages.hull import about_ears, liftable
 from flexavatar_cli.stages.instruments import Instruments
 from flexavatar_cli.stages.observation import Observation, crop_observation, examine, trusted_parts
 from flexavatar_cli.stages.optimisation import Objective, Optimisation
@@ -58,6 +58,7 @@ FACE_WEIGHT = 1.0  # of changes of colour where the face is seen foreshortened: 
 SHAPE_WEIGHT = 0.02
 FRONTAL_HOLD = 0.2  # share of the stiff pull on what faces the only camera
 LOOSE, STIFF = 0.02, 1.0  # pull of hair and cloth, and of the face, towards where the encoder put them
+EAR_STIFF = 20.0  # ... and of a bare ear, whose outline the photo shows and the rig has not
 GARISH_WEIGHT = 4.0  # colours outside 0..1
 
 
@@ -181,10 +182,14 @@ class RiggedObjective(Objective):
         free = torch.from_numpy(liftable(instruments.head, grid)).float().to(self.device)
         self.even = (grid.part == instruments.head.part_names.index("neck")).float().to(self.device)
         # an ear that no hair covers is skin, and a rig's: loose, its rim frayed
-        free = free * torch.where(face, hairiness(prior, off[None])[0].to(self.device), 1.0)
+        hair = hairiness(prior, off[None])[0].to(self.device)
+        free = free * torch.where(face, hair, 1.0)
+        ear = torch.from_numpy(about_ears(surface(grid, instruments.head.template).numpy())).to(self.device)
+        ear = ear * face * (1 - hair)
+        self.even = torch.maximum(self.even, ear)
         # one picture cannot tell how near a texel is that faces it: moved along the view, it would spoil the profile
         frontal = FRONTAL_HOLD * (1 - self.grazing) ** 2 / len(self.observations)
-        self.stiffness = LOOSE + (STIFF - LOOSE) * torch.maximum(1 - free, frontal)
+        self.stiffness = LOOSE + (STIFF - LOOSE) * torch.maximum(1 - free, frontal) + EAR_STIFF * ear
 
     def advance(self, number: int, generator: np.random.Generator, share: float) -> float:
         """One step of SharedAdam."""

@@ -96,11 +96,16 @@ def _laplacian(
     return laplacian.tocsr(), mass
 
 
+def about_ears(points: np.ndarray) -> np.ndarray:  # [..., 3] of the template -> [...] bool
+    """True in the boxes that hold the ears."""
+    x, y, z = np.moveaxis(points, -1, 0)
+    return (np.abs(x) > EAR[0]) & (y > EAR[1]) & (y < EAR[2]) & (z > EAR[3]) & (z < EAR[4])
+
+
 def _ears(head: HeadModel) -> np.ndarray:  # [V] metres
     """How far the ears stand out of the smoothest surface that closes the head where they are."""
     points = head.template.numpy().astype(np.float64)
-    x, y, z = points.T
-    beside = (np.abs(x) > EAR[0]) & (y > EAR[1]) & (y < EAR[2]) & (z > EAR[3]) & (z < EAR[4])
+    beside = about_ears(points)
     faces = head.faces.numpy()
     laplacian, mass = _laplacian(faces, points[faces], np.ones(len(faces)), len(points))
     bending = laplacian @ sparse.diags(1 / np.maximum(mass, 1e-7)) @ laplacian + 1e-9 * sparse.identity(len(points))

@@ -13,6 +13,7 @@ from flexavatar_cli.render import render
 from flexavatar_cli.stages import animation
 from flexavatar_cli.stages.encoding import best_frame
 from flexavatar_cli.stages.fitting import LONGEST_GRADIENT, RiggedObjective, SharedAdam, fitted_frames
+from flexavatar_cli.stages.hull import about_ears
 from flexavatar_cli.stages.observation import Observation
 from flexavatar_cli.stages.optimisation import Optimisation
 from flexavatar_cli.stages.uv_prior import DISPLACEMENT_UNIT
@@ -109,6 +110,18 @@ def test_a_bare_ear_is_stiff_and_a_covered_one_is_not(avatar, observation, instr
     assert ear.sum() > 10
     assert stiffness(0.0)[ear].min() > 0.5
     assert stiffness(0.12)[ear].median() < 0.2
+
+
+def test_bare_ears_are_held_most_and_even(avatar, observation, instruments):
+    """The photo's ear is never quite the rig's; texels that reach for its outline one by one become a frill."""
+    objective = RiggedObjective(avatar, [observation], instruments, FitOptions(steps=1))
+    grid = instruments.head.texels(instruments.model.resolution)
+    face = grid.part == instruments.head.part_names.index("face")
+    ears = torch.from_numpy(about_ears(surface(grid, instruments.head.template).numpy())) & face
+    assert ears.sum() > 20
+    assert objective.stiffness[ears].min() > 5 * objective.stiffness[~ears].max()
+    assert objective.even[ears].min() > 0.9
+    assert objective.even[face & ~ears].max() == 0
 
 
 def test_a_killed_fit_goes_on_to_the_same_result(avatar, observation, instruments, tmp_path, monkeypatch):
