@@ -15,7 +15,6 @@ from flexavatar_cli.core.attributes import TexelAttributes
 from flexavatar_cli.core.camera import Camera
 from flexavatar_cli.core.expression import INDEX
 from flexavatar_cli.core.ramps import ramp
-from flexavatar_cli.heads.texels import SKIN as SKIN_PARTS
 from flexavatar_cli.model import plucker_map
 from flexavatar_cli.stages.back_projection import back_projected
 from flexavatar_cli.stages.instruments import SINKS, Instruments
@@ -42,7 +41,7 @@ BARED = 0.2  # jawOpen at which teeth are looked at
 SKIN_FACING = 0.7  # cosine from which on a texel shows what skin is like
 SOFTENINGS = 4  # times SMOOTHING half-steps over the neighbours
 BALD = (0.003, 0.008)  # metres that the scalp is lifted, between which it is combed as hair
-BRIGHTER = 0.1  # that hair which is not surely seen may become in back-projection: no light flecks where it turns away
+BRIGHTER = 0.12  # that hair which is not surely seen may become in back-projection: no light flecks where it turns away
 PEEPING = 0.03  # the same of the far side's, which peeps out at the outline by a pixel
 SHOWN = (0.03, 0.12)  # share of its footprint from which on, and with which fully, a texel takes part; 0.28 is frontal
 
@@ -102,9 +101,8 @@ class Draft:
 
     @torch.no_grad()
     def soften_unseen(self) -> None:
-        """Run colours into one another where no photo shows the edge between them: torn edges look broken."""
-        skin = torch.tensor([name in SKIN_PARTS for name in self.head.part_names])
-        unseen = skin[self.head.texels(self.model.resolution).part] * (1 - self.found.seen)
+        """Run clothes and skin into one another where no photo shows the edge between them: torn edges look broken."""
+        unseen = torch.maximum(self.prior.on_neck, self.prior.on_bust) * (1 - self.found.seen)
         begin = self.attributes().color[0]
         color = begin
         for _ in range(SOFTENINGS):
