@@ -65,8 +65,7 @@ def _make_membrane(head: HeadModel) -> Membrane:
     below = corners[..., 1].mean(1) < CHIN
     tension = np.where(below, 1.0, tension)
     laplacian, mass = _laplacian(faces, corners, tension, count)
-    inverse = sparse.diags(1 / np.maximum(mass, 1e-7))
-    energy = laplacian + BENDING * laplacian @ inverse @ laplacian + 1e-6 * sparse.identity(count)
+    energy = laplacian + BENDING * _bending(laplacian, mass) + 1e-6 * sparse.identity(count)
     grid = head.texels(PROBES)
     rows = np.repeat(np.arange(len(grid)), 3)
     probes = sparse.csr_matrix((grid.bary.numpy().ravel(), (rows, grid.corners.numpy().ravel())), (len(grid), count))
@@ -96,6 +95,11 @@ def _laplacian(
     return laplacian.tocsr(), mass
 
 
+def _bending(laplacian: sparse.csr_matrix, mass: np.ndarray) -> sparse.csr_matrix:  # [V, V], [V] -> [V, V]
+    """Bending energy of a thin plate on the mesh."""
+    return laplacian @ sparse.diags(1 / np.maximum(mass, 1e-7)) @ laplacian
+
+
 def about_ears(points: np.ndarray) -> np.ndarray:  # [..., 3] of the template -> [...] bool
     """True in the boxes that hold the ears."""
     x, y, z = np.moveaxis(points, -1, 0)
@@ -108,12 +112,11 @@ def _ears(head: HeadModel) -> np.ndarray:  # [V] metres
     beside = about_ears(points)
     faces = head.faces.numpy()
     laplacian, mass = _laplacian(faces, points[faces], np.ones(len(faces)), len(points))
-    bending = laplacian @ sparse.diags(1 / np.maximum(mass, 1e-7)) @ laplacian + 1e-9 * sparse.identity(len(points))
-    bending = bending.tocsr()[beside]
+    bending = (_bending(laplacian, mass) + 1e-9 * sparse.identity(len(points))).tocsr()[beside]
     closed = points.copy()
     closed[beside] = splu(bending[:, beside].tocsc()).solve(-bending[:, ~beside] @ points[~beside])
     out = ((points - closed) * vertex_normals(head, head.template).numpy()).sum(1)
-    return np.where(beside, np.clip(out, 0, None), 0)
+    return np.clip(out, 0, None)
 
 
 def hull_displacement(

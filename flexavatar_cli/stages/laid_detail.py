@@ -43,10 +43,10 @@ class Material:
     strand: tuple[float, float]  # metres along which it is combed if it is curly, and if it is straight
 
 
-HAIR = Material(
-    (0.016, 0.011, 0.008), 0.01, (0.36, 0.44), math.inf, (0.01, 0.1)
-)  # more contrast is the pattern of a hat
-SKIN = Material((0.008, 0.006), 0.0025, (0.35, 0.5), 0.8, (0.0, 0.0))  # livelier windows hold spots, creases or glasses
+# more contrast is the pattern of a hat
+HAIR = Material((0.016, 0.011, 0.008), 0.01, (0.36, 0.44), math.inf, (0.01, 0.1))
+# livelier windows hold spots, creases or glasses
+SKIN = Material((0.008, 0.006), 0.0025, (0.35, 0.5), 0.8, (0.0, 0.0))
 
 
 @dataclass(frozen=True)
@@ -208,9 +208,10 @@ def combed(
     strand: float,  # metres
     spacing: float,  # metres between points
 ) -> np.ndarray:  # [N]
-    """Detail averaged along the way that hair hangs, at unchanged contrast: lumps become strands.
+    """Detail averaged along the way that hair hangs, at COMBED times its contrast: lumps become strands.
 
-    Line integral convolution (Cabral and Leedom 1993) with a Hann window of length `strand`.
+    Line integral convolution (Cabral and Leedom 1993) with a Hann window of length `strand`; what is shorter than two
+    spacings leaves the detail as it is.
     """
     count = round(strand / 2 / spacing)
     if count < 1 or not detail.any():
