@@ -69,14 +69,16 @@ def _hanging(own: Tensor, sure: Tensor) -> tuple[Tensor, Tensor]:  # [B, S, 3], 
 
 def _likeness(color: Tensor, asked: Tensor, *materials: Tensor) -> Tensor:  # [N, 3], [M, 3], [N] each -> [M]
     """1 for colours `asked` that look more like the first material in `color` than like the others."""
+    first, *others = (unlikeness(color, asked, weight) for weight in materials)
+    return (first < torch.stack(others).amin(0)).to(color)
+
+
+def unlikeness(color: Tensor, asked: Tensor, material: Tensor) -> Tensor:  # [N, 3], [M, 3], [N] -> [M]
+    """How far colours `asked` are from those of a material in `color`, in logs; infinite where it hardly shows."""
     logs, wanted = (torch.log(values.clamp_min(0) + DARKEST) for values in (color, asked))
-    apart = []
-    for weight in materials:
-        total = weight.cumsum(0)
-        if total[-1] < NEAREST:
-            apart.append(torch.full_like(wanted[:, 0], torch.inf))
-            continue
-        evenly = (torch.arange(SWATCHES).to(total) + 0.5) / SWATCHES * total[-1]
-        swatches = logs[torch.searchsorted(total, evenly).clamp_max(len(total) - 1)]
-        apart.append(torch.cdist(wanted, swatches).topk(NEAREST, largest=False).values.mean(-1))
-    return (apart[0] < torch.minimum(apart[1], apart[2])).to(color)
+    total = material.cumsum(0)
+    if total[-1] < NEAREST:
+        return torch.full_like(wanted[:, 0], torch.inf)
+    evenly = (torch.arange(SWATCHES).to(total) + 0.5) / SWATCHES * total[-1]
+    swatches = logs[torch.searchsorted(total, evenly).clamp_max(len(total) - 1)]
+    return torch.cdist(wanted, swatches).topk(NEAREST, largest=False).values.mean(-1)

@@ -47,7 +47,7 @@ VISIBILITY_VIEWS = 24  # observations that decide what is seen
 CACHED_REFERENCES = 200  # initial decodes kept; 57 k texels are 3 MB each
 
 # weights of the loss terms; the picture term is 0.8 L1 + 0.2 (1 - SSIM) as published (SPEC 11)
-ALPHA_WEIGHT = 2.0
+ALPHA_WEIGHT = 8.0  # of the outline: at 2 hair stood out of the matte by a pixel, at 14 its pull showed in colours
 HIDDEN_WEIGHT = 10.0
 SMOOTH_WEIGHT = 0.5
 BUMP_WEIGHT = 5.0  # of differences of displacement between neighbours, against displacement itself
@@ -167,13 +167,15 @@ class RiggedObjective(Objective):
         self.anchor = self.figure.anchor
         self.optimiser = SharedAdam(self.code)
         self.references: dict[int, TexelAttributes] = {}
-        share = self._visible_share()
+        share, painted = self._visible_share()
         grid = instruments.head.texels(self.model.resolution)
         trusted = torch.from_numpy(trusted_parts(instruments.head, grid)).to(self.device)
         # between bared teeth the mouth's inside shows, and would be painted with them
         self.hidden = torch.maximum((1 - share / VISIBLE_SHARE).clamp(0, 1), 1 - trusted)
         prior, off = load_prior(instruments), lifted(self.anchor, self._reference(0)).cpu()
         self.hidden = torch.maximum(self.hidden, self._strange(instruments, prior, off))
+        # where nobody is by the matte the outline pulls, through the network at colours too, and no picture holds them
+        self.unpainted = torch.maximum(self.hidden, (1 - painted / VISIBLE_SHARE).clamp(0, 1))
         self.grazing = (1 - share / FRONTAL_SHARE).clamp(0, 1)
         self.moving = self._token_gate(share)
         self.nearness = self._nearness(grid)
@@ -229,7 +231,7 @@ class RiggedObjective(Objective):
         size = (attributes.scale / start.scale)[0].log()
         veil = attributes.opacity[0] - start.opacity[0]
         # squares, not absolutes: a term whose gradient never fades would chatter in patches that are half seen
-        kept = ((tint**2).sum(-1) + (lift**2).sum(-1) + (size**2).mean(-1) + veil**2) * self.hidden
+        kept = ((lift**2).sum(-1) + (size**2).mean(-1) + veil**2) * self.hidden + (tint**2).sum(-1) * self.unpainted
         kept = kept.mean()
         neighbours = self._around(lift)
         bumps = ((lift - neighbours) ** 2).sum(-1) * (1 + EVENNESS * self.even)
@@ -264,14 +266,15 @@ class RiggedObjective(Objective):
             self.references[number] = start
         return self.references[number]
 
-    def _visible_share(self) -> Tensor:  # [N]
+    def _visible_share(self) -> Tensor:  # [2, N]
         """Best blending weight of each texel over the observations, as a share of its own footprint.
 
-        The weight in pixels is the gradient of the picture's sum with respect to the texel's colour.
+        In all that a photo covers, and where it shows the person. The weight in pixels is the gradient of the picture's
+        sum with respect to the texel's colour.
         """
         count = len(self.observations)
         numbers = np.unique(np.linspace(0, count - 1, min(count, VISIBILITY_VIEWS)).astype(int))
-        best = torch.zeros(len(self.model.texel_index), device=self.device)
+        best = torch.zeros(2, len(self.model.texel_index), device=self.device)
         ground = torch.zeros(3, device=self.device)
         for number in map(int, numbers):
             seen = self.observations[number]
@@ -281,8 +284,10 @@ class RiggedObjective(Objective):
             changed = TexelAttributes(**(vars(start) | {"color": color}))
             picture, _ = self._render(changed, number, ground)
             inside = self.unit(seen.inside)
-            (gradient,) = torch.autograd.grad((picture[..., 0] * inside).sum(), color)
-            own = visible_share(self._gaussians(start, number), seen.camera, gradient[0, :, 0])
+            person = inside * self.unit(seen.alpha)
+            (gradient,) = torch.autograd.grad((picture[..., 0] * inside + picture[..., 1] * person).sum(), color)
+            head = self._gaussians(start, number)
+            own = torch.stack([visible_share(head, seen.camera, gradient[0, :, channel]) for channel in (0, 1)])
             best = torch.maximum(best, own)
         return best
 

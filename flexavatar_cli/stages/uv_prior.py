@@ -14,7 +14,7 @@ from torch import Tensor
 from flexavatar_cli.core.ramps import ramp
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.heads.surface import frames, surface
-from flexavatar_cli.stages.collars import collars
+from flexavatar_cli.stages.collars import collars, unlikeness
 
 CELLS = 64  # low frequencies live on a 64 x 64 grid of cells
 AROUND = 8  # cells that a texel's low frequencies are interpolated from ...
@@ -26,6 +26,7 @@ RIM = (0.55, 0.8)  # frontal component of the mean head's normal, between which 
 BEYOND = (0.3, 0.5)  # ... and between which photos lose sight of it
 FRONTAL_WORD = 0.1  # weight of a frontal texel's colour for unseen ones, against one that turns away
 EVEN = 0.06  # difference of the mean skin from its surroundings, up to which it is plain
+CLOTHED = (0.15, 0.4)  # distance of a colour's logarithm from those of the skin, between which it turns to cloth
 RATIO_FLOOR = 0.08  # added to the mean before dividing, so that dark mean texels do not amplify noise
 HAIR_HEIGHT = (0.006, 0.014)  # metres above the skin between which a texel turns from skin to hair
 BALD_GRAIN = 0.2  # share of the strands that shows where no hair stands off
@@ -231,6 +232,8 @@ def base_color(
     telling = seen * (1 - 0.9 * hairy * (1 - prior.on_scalp))
     # what turns away is in the shade that its surroundings, which the photo does not show, are in as well
     telling = telling * torch.where(prior.on_face > 0, FRONTAL_WORD + (1 - FRONTAL_WORD) * prior.away(RIM), 1.0)
+    skin = seen * prior.plain_skin * prior.on_face * (1 - hairy)
+    telling = telling * torch.where(prior.on_bust > 0, _clothed(color, skin), 1.0)
     # a collar seen on the neck says nothing about the skin around it, nor a tie about the shoulders
     for material in (telling * prior.on_skin, telling * prior.on_bust):
         telling = telling + material * (prevailing(ratio, material) - 1)
@@ -250,11 +253,17 @@ def base_color(
     alike = 1 - (hairy - hairy[:, prior.mirror]).abs()  # hair on one side says nothing about skin on the other
     trust = (MIRROR_TRUST * mirrored_seen * alike)[..., None]
     unseen = trust * mirrored + (1 - trust) * low
-    materials = (seen * prior.on_bust, seen * prior.plain_skin * prior.on_face * (1 - hairy), hair_seen)
+    materials = (seen * prior.on_bust, skin, hair_seen)
     collar, cloth = collars(prior.places, prior.on_neck, prior.on_bust, materials, color, seen)
     low, unseen = (fill.lerp((cloth + RATIO_FLOOR) / mean, collar[..., None]) for fill in (low, unseen))
     full = seen[..., None] * ratio + (1 - seen[..., None]) * unseen
     return (full * mean - RATIO_FLOOR).clamp(0, 1), (low * mean - RATIO_FLOOR).clamp(0, 1)
+
+
+def _clothed(color: Tensor, skin: Tensor) -> Tensor:  # [B, N, 3], [B, N] -> [B, N]
+    """1 for colours that are not of the skin seen: a bare chest says little about the clothes below it."""
+    apart = torch.stack([unlikeness(own, own, weight) for own, weight in zip(color, skin, strict=True)])
+    return PREVAILING_FLOOR + (1 - PREVAILING_FLOOR) * ramp(apart, CLOTHED)
 
 
 def uv_features(

@@ -1,5 +1,7 @@
 """Fitting: it converges, leaves hidden tokens alone, and survives being killed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -122,6 +124,23 @@ def test_bare_ears_are_held_most_and_even(avatar, observation, instruments):
     assert objective.stiffness[ears].min() > 5 * objective.stiffness[~ears].max()
     assert objective.even[ears].min() > 0.9
     assert objective.even[face & ~ears].max() == 0
+
+
+def test_colours_are_held_where_the_matte_has_nobody(avatar, observation, instruments):
+    """The outline pulls at what lies outside the matte, and through the network at its colours."""
+    alpha = observation.alpha.copy()
+    alpha[:, : SIZE // 2] = 0
+    objective, half = (
+        RiggedObjective(avatar, [seen], instruments, FitOptions(steps=1))
+        for seen in (observation, replace(observation, alpha=alpha))
+    )
+    torch.testing.assert_close(half.hidden, objective.hidden, atol=0.05, rtol=0)
+    shown = objective.unpainted < 0.1
+    place = surface(instruments.head.texels(instruments.model.resolution), instruments.head.template)
+    left, right = shown & (place[:, 0] < -0.02), shown & (place[:, 0] > 0.02)
+    assert min(left.sum(), right.sum()) > 20
+    assert half.unpainted[left].min() > 0.9
+    assert half.unpainted[right].max() < 0.2
 
 
 def test_a_killed_fit_goes_on_to_the_same_result(avatar, observation, instruments, tmp_path, monkeypatch):

@@ -132,6 +132,20 @@ def test_a_jacket_goes_on_below_the_picture_and_not_the_tie(prior):
     assert torch.allclose(back / back.sum(), torch.tensor([0.2, 0.2, 0.6]), atol=0.12)
 
 
+def test_a_bare_chest_does_not_colour_the_clothes_below(prior):
+    """Of the bust only its top is seen, mostly skin: what is below wears the little cloth that shows."""
+    height, on_bust = prior.places[:, 1], prior.on_bust > 0
+    top = on_bust & (height > height[on_bust].quantile(0.8))
+    cloth = top & (prior.places[:, 0] > prior.places[top, 0].quantile(0.7))
+    skin, blue = torch.tensor([0.7, 0.5, 0.4]), torch.tensor([0.2, 0.25, 0.5])
+    color = skin.expand(1, len(height), 3).clone()
+    color[0, cloth] = blue
+    seen = (top | (prior.on_face > 0)).float()[None]
+    full, _ = base_color(prior, color, seen, torch.zeros_like(seen))
+    below = full[0, on_bust & ~top].mean(0)
+    assert (below - blue).norm() < 0.5 * (below - skin).norm()
+
+
 def test_cheeks_in_the_shade_go_on_in_the_shade(prior):
     """A face that darkens towards its outline stays as dark beside it, not as bright as its front."""
     x, height, depth = prior.places.T
