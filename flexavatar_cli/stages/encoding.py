@@ -1,6 +1,6 @@
 """A tracked photo to an avatar code in one forward pass."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -16,6 +16,7 @@ from flexavatar_cli.core.track import Track
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.media.images import encode_png
 from flexavatar_cli.stages.draft import Draft
+from flexavatar_cli.stages.ears import with_ears
 from flexavatar_cli.stages.instruments import Instruments
 from flexavatar_cli.stages.observation import crop_observation
 from flexavatar_cli.stages.shots import Shot
@@ -73,8 +74,9 @@ def encode(
     model, track = instruments.model, shot.track
     frame = best_frame(track) if frame is None else frame
     ((rgb, alpha),) = shot.read([frame])
-    seen = crop_observation(rgb, alpha, track, frame)
-    draft = Draft(seen, load_prior(instruments), instruments, options.bias_sink)
+    seen, prior = crop_observation(rgb, alpha, track, frame), load_prior(instruments)
+    seen = replace(seen, identity=with_ears(seen, prior, instruments.head))
+    draft = Draft(seen, prior, instruments, options.bias_sink)
     draft.meet_outline()
     draft.read_colors()
     draft.soften_unseen()
@@ -85,7 +87,7 @@ def encode(
     thumbnail = cv2.resize(seen.image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     return Avatar(
         avatar_code=draft.code[0].float().cpu().numpy(),
-        identity=np.asarray(track.identity, np.float32),
+        identity=seen.identity,
         model=model.card.name,
         model_digest=model.digest,
         head_model=instruments.head.name,

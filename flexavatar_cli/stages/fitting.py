@@ -7,6 +7,7 @@ decode; and the ground colour is drawn anew in every step so that no Gaussian ca
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,7 @@ class RiggedObjective(Objective):
         self.anchor = self.figure.anchor
         self.optimiser = SharedAdam(self.code)
         self.references: dict[int, TexelAttributes] = {}
+        self.rigid = torch.zeros(len(self.model.texel_index), 1, device=self.device)
         share, painted = self._visible_share()
         grid = instruments.head.texels(self.model.resolution)
         trusted = torch.from_numpy(trusted_parts(instruments.head, grid)).to(self.device)
@@ -188,6 +190,7 @@ class RiggedObjective(Objective):
         free = free * torch.where(face, hair, 1.0)
         ear = torch.from_numpy(about_ears(surface(grid, instruments.head.template).numpy())).to(self.device)
         ear = ear * face * (1 - hair)
+        self.rigid = ear[:, None]
         self.even = torch.maximum(self.even, ear)
         # one picture cannot tell how near a texel is that faces it: moved along the view, it would spoil the profile
         frontal = FRONTAL_HOLD * (1 - self.grazing) ** 2 / len(self.observations)
@@ -252,7 +255,9 @@ class RiggedObjective(Objective):
         return (flat.unflatten(0, (4, -1)) * self.nearness).sum(0)
 
     def _gaussians(self, attributes: TexelAttributes, number: int) -> Gaussians:
-        return self.figure.pose(attributes, self.expression(number))
+        # the outline of a bare ear is nowhere near the rig's: texels that reached for it one by one became petals
+        offset = torch.lerp(attributes.offset, attributes.offset.detach(), self.rigid)
+        return self.figure.pose(replace(attributes, offset=offset), self.expression(number))
 
     def _render(self, attributes: TexelAttributes, number: int, ground: Tensor) -> tuple[Tensor, Tensor]:
         return self.render(self._gaussians(attributes, number), number, ground)
@@ -295,7 +300,7 @@ class RiggedObjective(Objective):
         """1 where a lone picture would paint a cheek with what is not theirs; several correct one another."""
         if len(self.observations) > 1:
             return torch.zeros(len(off), device=self.device)
-        (seen,) = self.observations
+        seen = replace(self.observations[0], identity=self.avatar.identity)
         found = examine(seen, instruments.head, self.model.resolution, off.numpy())
         return strangers(found, prior).to(self.device)
 

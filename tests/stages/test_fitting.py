@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from flexavatar_cli.core.attributes import TexelAttributes
 from flexavatar_cli.core.avatar import Avatar
 from flexavatar_cli.core.camera import Camera, look_at
 from flexavatar_cli.core.options import FitOptions
@@ -123,6 +124,11 @@ def test_bare_ears_are_held_most_and_even(avatar, observation, instruments):
     assert ears.sum() > 20
     assert objective.stiffness[ears].min() > 5 * objective.stiffness[~ears].max()
     assert objective.even[ears].min() > 0.9
+    attributes = objective.decode(objective.start, torch.from_numpy(observation.expression))
+    offset = attributes.offset.clone().requires_grad_(True)
+    moved = objective._gaussians(TexelAttributes(**(vars(attributes) | {"offset": offset})), 0).positions
+    (gradient,) = torch.autograd.grad(moved.sum(), offset)
+    assert gradient[0, ears].abs().max() < 0.1 * gradient[0, ~ears & (objective.anchor.reach[:, 0] > 0.5)].abs().min()
     assert objective.even[face & ~ears].max() == 0
 
 
