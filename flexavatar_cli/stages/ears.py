@@ -10,10 +10,9 @@ from torch import Tensor
 
 from flexavatar_cli.core.sampling import sample_bilinear
 from flexavatar_cli.heads import HeadModel
-from flexavatar_cli.heads.texels import SKIN
 from flexavatar_cli.render.mesh import rasterize_mesh
 from flexavatar_cli.stages.collars import unlikeness
-from flexavatar_cli.stages.hull import MATTE_EDGE, OUTLINE_PIXELS, about_ears, membrane, signed_distance
+from flexavatar_cli.stages.hull import MATTE_EDGE, OUTLINE_PIXELS, about_ears, membrane, signed_distance, skin_vertices
 from flexavatar_cli.stages.observation import Observation, examine
 from flexavatar_cli.stages.uv_prior import UVPrior
 
@@ -30,18 +29,14 @@ BOUNDS = (-0.006, 0.012)  # metres that ears may be moved
 
 def rims(head: HeadModel) -> tuple[np.ndarray, np.ndarray]:
     """Vertices of the rims of the left (+x) and the right ear."""
-    place, out = head.template.numpy(), membrane(head).ears
-    beside = about_ears(place) & _skin(head)
-    sides = (beside & (place[:, 0] * side > 0) for side in (1, -1))
-    left, right = (np.flatnonzero(own & (out > np.quantile(out[own], RIM))) for own in sides)
-    return left, right
+    place, out, skin = head.template.numpy(), membrane(head).ears, skin_vertices(head)
+    beside = skin[about_ears(place[skin])]
+    left, right = (beside[place[beside, 0] * side > 0] for side in (1, -1))
+    return _outmost(left, out), _outmost(right, out)
 
 
-def _skin(head: HeadModel) -> np.ndarray:  # [V] bool
-    part = np.array(head.part_names)[head.face_part.numpy()]
-    skin = np.zeros(len(head.template), bool)
-    skin[head.faces.numpy()[np.isin(part, SKIN)]] = True
-    return skin
+def _outmost(ear: np.ndarray, out: np.ndarray) -> np.ndarray:
+    return ear[out[ear] > np.quantile(out[ear], RIM)]
 
 
 def standing_off(head: HeadModel) -> Tensor:  # [K]
@@ -53,7 +48,8 @@ def standing_off(head: HeadModel) -> Tensor:  # [K]
 
 def _standing_off(head: HeadModel) -> Tensor:
     basis, place = head.identity_basis.numpy().astype(np.float64), head.template.numpy()
-    rest = _skin(head) & ~about_ears(place)
+    skin = skin_vertices(head)
+    rest = skin[~about_ears(place[skin])]
     counts = np.where(place[rest, 2] > FACE, FACE_COUNTS, 1.0)
     moved = 1e3 * basis[:, rest] * np.sqrt(counts / counts.sum())[:, None]
     energy = np.eye(len(basis)) + STEADY * np.einsum("kvc,lvc->kl", moved, moved)
@@ -67,7 +63,7 @@ def with_ears(seen: Observation, prior: UVPrior, head: HeadModel) -> np.ndarray:
     found = examine(seen, head, prior.resolution, np.zeros(len(prior.index), np.float32))
     skin = found.seen * prior.plain_skin * prior.on_face
     picture = seen.image.astype(np.float32) / 255
-    edge = signed_distance(seen.alpha.astype(np.float32) / 255 * (seen.inside > 0) > MATTE_EDGE)
+    edge = signed_distance(seen.alpha > 255 * MATTE_EDGE)
     posed = head.vertices(torch.from_numpy(seen.identity), torch.from_numpy(seen.expression)).numpy().astype(np.float64)
     pixels, depth = (value[0] for value in seen.camera.project(posed))
     covered, _, _ = rasterize_mesh(pixels, depth, head.faces.numpy(), *edge.shape)

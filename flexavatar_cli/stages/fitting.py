@@ -168,30 +168,29 @@ class RiggedObjective(Objective):
         self.anchor = self.figure.anchor
         self.optimiser = SharedAdam(self.code)
         self.references: dict[int, TexelAttributes] = {}
-        self.rigid = torch.zeros(len(self.model.texel_index), 1, device=self.device)
-        share, painted = self._visible_share()
         grid = instruments.head.texels(self.model.resolution)
+        prior, off = load_prior(instruments), lifted(self.anchor, self._reference(0)).cpu()
+        face = (grid.part == instruments.head.part_names.index("face")).to(self.device)
+        hair = hairiness(prior, off[None])[0].to(self.device)
+        ear = torch.from_numpy(about_ears(surface(grid, instruments.head.template).numpy())).to(self.device)
+        ear = ear * face * (1 - hair)
+        self.rigid = ear[:, None]
+        share, painted = self._visible_share()
         trusted = torch.from_numpy(trusted_parts(instruments.head, grid)).to(self.device)
         # between bared teeth the mouth's inside shows, and would be painted with them
         self.hidden = torch.maximum((1 - share / VISIBLE_SHARE).clamp(0, 1), 1 - trusted)
-        prior, off = load_prior(instruments), lifted(self.anchor, self._reference(0)).cpu()
         self.hidden = torch.maximum(self.hidden, self._strange(instruments, prior, off))
         # where nobody is by the matte the outline pulls, through the network at colours too, and no picture holds them
         self.unpainted = torch.maximum(self.hidden, (1 - painted / VISIBLE_SHARE).clamp(0, 1))
         self.grazing = (1 - share / FRONTAL_SHARE).clamp(0, 1)
         self.moving = self._token_gate(share)
         self.nearness = self._nearness(grid)
-        face = (grid.part == instruments.head.part_names.index("face")).to(self.device)
         self.unsure = self.grazing * face
-        free = torch.from_numpy(liftable(instruments.head, grid)).float().to(self.device)
-        self.even = (grid.part == instruments.head.part_names.index("neck")).float().to(self.device)
+        neck = (grid.part == instruments.head.part_names.index("neck")).float().to(self.device)
+        self.even = torch.maximum(neck, ear)
         # an ear that no hair covers is skin, and a rig's: loose, its rim frayed
-        hair = hairiness(prior, off[None])[0].to(self.device)
+        free = torch.from_numpy(liftable(instruments.head, grid)).float().to(self.device)
         free = free * torch.where(face, hair, 1.0)
-        ear = torch.from_numpy(about_ears(surface(grid, instruments.head.template).numpy())).to(self.device)
-        ear = ear * face * (1 - hair)
-        self.rigid = ear[:, None]
-        self.even = torch.maximum(self.even, ear)
         # one picture cannot tell how near a texel is that faces it: moved along the view, it would spoil the profile
         frontal = FRONTAL_HOLD * (1 - self.grazing) ** 2 / len(self.observations)
         self.stiffness = LOOSE + (STIFF - LOOSE) * torch.maximum(1 - free, frontal) + EAR_STIFF * ear

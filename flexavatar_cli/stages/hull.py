@@ -225,13 +225,18 @@ def _liftable(part: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.maximum(lifted.astype(np.float64), np.maximum(side, below))
 
 
+def skin_vertices(head: HeadModel) -> np.ndarray:  # [S] int64, ascending
+    """The vertices of face, scalp, neck and bust."""
+    on_skin = np.isin(np.array(head.part_names)[head.face_part.numpy()], SKIN)
+    return np.unique(head.faces.numpy()[on_skin])
+
+
 def at_vertices(values: np.ndarray, head: HeadModel, grid: TexelGrid) -> np.ndarray:  # [N] -> [V]
     """Texel values at the vertices of the skin: means of the texels about each, its neighbour's where there is none."""
     weight, corners = grid.bary.numpy().astype(np.float64), grid.corners.numpy()
     sums = np.zeros((len(head.template), 2))
     np.add.at(sums, corners, np.stack([weight * values[:, None], weight], -1))
-    on_skin = np.isin(np.array(head.part_names)[head.face_part.numpy()], SKIN)
-    skin = np.unique(head.faces.numpy()[on_skin])
+    skin = skin_vertices(head)
     touched = skin[sums[skin, 1] > 1e-6]
     points = head.template.numpy()
     nearest = touched[cKDTree(points[touched]).query(points[skin])[1]]

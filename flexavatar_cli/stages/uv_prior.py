@@ -233,7 +233,7 @@ def base_color(
     # what turns away is in the shade that its surroundings, which the photo does not show, are in as well
     telling = telling * torch.where(prior.on_face > 0, FRONTAL_WORD + (1 - FRONTAL_WORD) * prior.away(RIM), 1.0)
     skin = seen * prior.plain_skin * prior.on_face * (1 - hairy)
-    telling = telling * torch.where(prior.on_bust > 0, _clothed(color, skin), 1.0)
+    telling = telling * _clothed(prior, color, skin)
     # a collar seen on the neck says nothing about the skin around it, nor a tie about the shoulders
     for material in (telling * prior.on_skin, telling * prior.on_bust):
         telling = telling + material * (prevailing(ratio, material) - 1)
@@ -260,10 +260,13 @@ def base_color(
     return (full * mean - RATIO_FLOOR).clamp(0, 1), (low * mean - RATIO_FLOOR).clamp(0, 1)
 
 
-def _clothed(color: Tensor, skin: Tensor) -> Tensor:  # [B, N, 3], [B, N] -> [B, N]
-    """1 for colours that are not of the skin seen: a bare chest says little about the clothes below it."""
-    apart = torch.stack([unlikeness(own, own, weight) for own, weight in zip(color, skin, strict=True)])
-    return PREVAILING_FLOOR + (1 - PREVAILING_FLOOR) * ramp(apart, CLOTHED)
+def _clothed(prior: UVPrior, color: Tensor, skin: Tensor) -> Tensor:  # [B, N, 3], [B, N] -> [B, N]
+    """Less than 1 on the bust for the colours of skin: a bare chest says little about the clothes below it."""
+    bust, clothed = torch.nonzero(prior.on_bust)[:, 0], torch.ones_like(skin)
+    for own, material, sure in zip(color, skin, clothed, strict=True):
+        apart = unlikeness(own, own[bust], material)
+        sure[bust] = PREVAILING_FLOOR + (1 - PREVAILING_FLOOR) * ramp(apart, CLOTHED)
+    return clothed
 
 
 def uv_features(
