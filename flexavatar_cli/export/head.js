@@ -257,12 +257,20 @@ class Head {
     }
   }
 
-  // Mean step from one neighbour to the other, no longer than longest_step; zero where there is none.
+  // Mean step from one neighbour to the other; zero where there is none. A long one is cut, less where the surface is
+  // stretched on both sides.
   step(n, before, after, out) {
     const p = this.positions, count = Math.max((before !== n) + (after !== n), 1);
-    for (let axis = 0; axis < 3; axis++) out[axis] = (p[3 * after + axis] - p[3 * before + axis]) / count;
-    const length = Math.max(Math.sqrt(dot(out, out)), 1e-9);
-    const factor = Math.min(length, this.header.longest_step) / length;
+    let one = 0, other = 0;
+    for (let axis = 0; axis < 3; axis++) {
+      const here = p[3 * n + axis];
+      one += (here - p[3 * before + axis]) ** 2;
+      other += (p[3 * after + axis] - here) ** 2;
+      out[axis] = (p[3 * after + axis] - p[3 * before + axis]) / count;
+    }
+    const length = Math.max(Math.sqrt(dot(out, out)), 1e-9), shorter = Math.sqrt(Math.min(one, other));
+    const longest = Math.min(Math.max(shorter, this.header.longest_step), this.header.stretched_step);
+    const factor = Math.min(length, longest) / length;
     for (let axis = 0; axis < 3; axis++) out[axis] *= factor;
   }
 }

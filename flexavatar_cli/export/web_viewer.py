@@ -25,7 +25,7 @@ from flexavatar_cli.stages.animation import Puppet
 from flexavatar_cli.stages.eyelids import Lid, with_lids_closed
 from flexavatar_cli.stages.playback import CHANNELS, Playback
 from flexavatar_cli.stages.posing import Pose, pose_of
-from flexavatar_cli.stages.rig import LONGEST_STEP, SIZE_SHARE, SMALLEST_SIGMA, THICKNESS, rig_anchor
+from flexavatar_cli.stages.rig import LONGEST_STEP, SIZE_SHARE, SMALLEST_SIGMA, STRETCHED_STEP, THICKNESS, rig_anchor
 
 HEADER = "flexavatar-viewer"  # the metadata key
 RANK = 16  # directions kept of the basis: 0.32/255 off the network where all 48 are 0.30 off, in a third of the bytes
@@ -75,6 +75,7 @@ def archive(figure: Puppet, basis: Playback) -> bytes:
         "length": basis.length,
         "normal_steps": NORMAL_STEPS,
         "longest_step": LONGEST_STEP,
+        "stretched_step": STRETCHED_STEP,
         "smallest_sigma": SMALLEST_SIGMA,
         "size_share": SIZE_SHARE,
         "thickness": THICKNESS,

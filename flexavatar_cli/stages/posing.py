@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flexavatar_cli.core.gaussians import Gaussians
 from flexavatar_cli.heads.surface import NORMAL_STEPS, smoothing_links, tangent_table
-from flexavatar_cli.stages.rig import LONGEST_STEP, SIZE_SHARE, SMALLEST_SIGMA, THICKNESS, RigAnchor
+from flexavatar_cli.stages.rig import LONGEST_STEP, SIZE_SHARE, SMALLEST_SIGMA, STRETCHED_STEP, THICKNESS, RigAnchor
 
 # a * b + c in one and division as a product with the reciprocal, but nothing that drops a NaN; other threads may run
 FAST: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract", "arcp"}}
@@ -207,11 +207,14 @@ def shape(
 
 @njit(**FAST)
 def _step(positions: Array, n: int, before: int, after: int) -> Row:
-    """Mean step from one neighbour to the other, no longer than LONGEST_STEP; zero where there is none."""
+    """`rig._step`, zero where there is no neighbour."""
     count = np.float32((before != n) + (after != n))
     step = _scaled(_minus(_row(positions, after), _row(positions, before)), np.float32(1) / max(count, np.float32(1)))
     length = max(np.float32(math.sqrt(_dot(step, step))), np.float32(1e-9))
-    return _scaled(step, min(length, np.float32(LONGEST_STEP)) / length)
+    one = _minus(_row(positions, n), _row(positions, before))
+    other = _minus(_row(positions, after), _row(positions, n))
+    shorter = np.float32(math.sqrt(min(_dot(one, one), _dot(other, other))))
+    return _scaled(step, min(length, min(max(shorter, np.float32(LONGEST_STEP)), np.float32(STRETCHED_STEP))) / length)
 
 
 @njit(**FAST)

@@ -25,6 +25,7 @@ SIZE_SHARE = 0.75  # sigma per texel step: .7 leaves .5 % see-through, 1.0 bleed
 THICKNESS = 0.3  # sigma along the normal per smaller in-plane sigma
 SMALLEST_SIGMA = 2e-4  # metres, in the plane
 LONGEST_STEP = 0.008  # metres; larger steps are seams or hair edges and would throw spikes
+STRETCHED_STEP = 0.011  # metres; as far as they may go where the surface is stretched on both sides: a puff of hair
 SMOOTHING = 3  # half-steps over neighbouring texels
 FACE_REACH = 0.1  # share of an offset that the mask of the face may take
 INTERIOR_REACH = 0.05  # share of an offset that teeth, tongue, gums, sockets and eyeballs may take
@@ -151,8 +152,8 @@ def splat_frames(
     """Principal axes [..., N, 3, 3] (columns; third = normal) and sigmas [..., N, 3] of the cell each texel covers."""
     left, right, above, below = (positions.index_select(-2, side) for side in neighbours)
     steps = neighbours != torch.arange(positions.shape[-2], device=positions.device)
-    along_u = _clamped((right - left) / (steps[0].float() + steps[1]).clamp_min(1)[:, None])
-    along_v = _clamped((below - above) / (steps[2].float() + steps[3]).clamp_min(1)[:, None])
+    along_u = _step(left, positions, right, steps[0].float() + steps[1])
+    along_v = _step(above, positions, below, steps[2].float() + steps[3])
     # the 2x2 Gram matrix of the steps has the cell's principal axes as eigenvectors
     uu, vv, uv = (along_u**2).sum(-1), (along_v**2).sum(-1), (along_u * along_v).sum(-1)
     half, apart = (uu + vv) / 2, (uu - vv) / 2
@@ -173,9 +174,17 @@ def splat_frames(
     return torch.stack([first, second, normal], -1), sizes
 
 
-def _clamped(step: Tensor) -> Tensor:
+def _step(
+    before: Tensor,  # [..., N, 3]
+    at: Tensor,  # [..., N, 3]
+    after: Tensor,  # [..., N, 3]
+    count: Tensor,  # [N] neighbours there are
+) -> Tensor:  # [..., N, 3]
+    """Mean step from one neighbour to the other. A long one is cut, unless the surface is stretched on both sides."""
+    step = (after - before) / count.clamp_min(1)[:, None]
     length = step.norm(dim=-1, keepdim=True).clamp_min(1e-9)
-    return step * (length.clamp_max(LONGEST_STEP) / length)
+    shorter = torch.minimum((at - before).norm(dim=-1, keepdim=True), (after - at).norm(dim=-1, keepdim=True))
+    return step * (torch.minimum(length, shorter.clamp(LONGEST_STEP, STRETCHED_STEP)) / length)
 
 
 def quaternion_product(

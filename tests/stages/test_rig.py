@@ -14,6 +14,7 @@ from flexavatar_cli.stages.rig import (
     INTERIOR_REACH,
     LONGEST_STEP,
     SIZE_SHARE,
+    STRETCHED_STEP,
     quaternion_product,
     rig_anchor,
     rigged_gaussians,
@@ -114,6 +115,18 @@ def test_steps_over_seams_are_clamped():
     neighbours = torch.tensor([[0, 0], [1, 1], [0, 1], [0, 1]])
     _, sizes = splat_frames(positions, neighbours)
     assert sizes.max() <= SIZE_SHARE * LONGEST_STEP * 1.0001
+
+
+def test_a_stretched_surface_keeps_closer_than_an_edge():
+    """Five texels in a row: steps of 20 mm on both sides may be covered further than one beside a step of 1 mm."""
+    x = torch.tensor([0.0, 0.001, 0.021, 0.041, 0.061])
+    positions = torch.stack([x, torch.zeros(5), torch.zeros(5)], -1)
+    number = torch.arange(5)
+    neighbours = torch.stack([(number - 1).clamp_min(0), (number + 1).clamp_max(4), number, number])
+    _, sizes = splat_frames(positions, neighbours)
+    torch.testing.assert_close(sizes[1, 0].item(), SIZE_SHARE * LONGEST_STEP)
+    torch.testing.assert_close(sizes[2:4, 0], torch.full((2,), SIZE_SHARE * STRETCHED_STEP))
+    torch.testing.assert_close(sizes[4, 0].item(), SIZE_SHARE * LONGEST_STEP)
 
 
 def test_quaternion_product_is_rotation_after_rotation():
