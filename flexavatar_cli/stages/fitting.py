@@ -44,6 +44,7 @@ MOVING_SHARE = 0.03  # of the best texel of a token, below which the token stays
 NEAREST = 5e-4  # metres added to the distance of neighbours: none counts for everything
 NO_NEIGHBOUR = 1.0  # nearness of a texel to itself where a chart ends, next to nothing
 LONGEST_GRADIENT = 5.0  # of a token, over that of the median one
+SPREADING = 8  # half-steps by which what pulls at the shape of face and neck spreads over neighbours
 VISIBILITY_VIEWS = 24  # observations that decide what is seen
 CACHED_REFERENCES = 200  # initial decodes kept; 57 k texels are 3 MB each
 
@@ -55,7 +56,7 @@ BUMP_WEIGHT = 5.0  # of differences of displacement between neighbours, against 
 EVENNESS = 6.0  # times as much again on the neck, where collars frayed into spikes
 GRAZING_WEIGHT = 1.5  # of colour differences between neighbours, where they are seen foreshortened
 CHROMA_WEIGHT = 0.5  # of differences between neighbours in hue alone, wherever they are
-FACE_WEIGHT = 1.0  # of changes of colour where the face is seen foreshortened: what hangs before it or is behind
+UNSURE_WEIGHT = 1.0  # of changes of colour where face and bust are seen foreshortened: of what hangs before them
 SHAPE_WEIGHT = 0.02
 FRONTAL_HOLD = 0.2  # share of the stiff pull on what faces the only camera
 LOOSE, STIFF = 0.02, 1.0  # pull of hair and cloth, and of the face, towards where the encoder put them
@@ -174,7 +175,6 @@ class RiggedObjective(Objective):
         hair = hairiness(prior, off[None])[0].to(self.device)
         ear = torch.from_numpy(about_ears(surface(grid, instruments.head.template).numpy())).to(self.device)
         ear = ear * face * (1 - hair)
-        self.rigid = ear[:, None]
         share, painted = self._visible_share()
         trusted = torch.from_numpy(trusted_parts(instruments.head, grid)).to(self.device)
         # between bared teeth the mouth's inside shows, and would be painted with them
@@ -185,9 +185,12 @@ class RiggedObjective(Objective):
         self.grazing = (1 - share / FRONTAL_SHARE).clamp(0, 1)
         self.moving = self._token_gate(share)
         self.nearness = self._nearness(grid)
-        self.unsure = self.grazing * face
+        bust = (grid.part == instruments.head.part_names.index("bust")).to(self.device)
+        self.unsure = self.grazing * (face | bust)
         neck = (grid.part == instruments.head.part_names.index("neck")).float().to(self.device)
         self.even = torch.maximum(neck, ear)
+        self.rigid = ear[:, None]
+        self.spread = ((face + neck) * (1 - self.hidden) * (1 - ear))[:, None] / 2
         # an ear that no hair covers is skin, and a rig's: loose, its rim frayed
         free = torch.from_numpy(liftable(instruments.head, grid)).float().to(self.device)
         free = free * torch.where(face, hair, 1.0)
@@ -243,7 +246,7 @@ class RiggedObjective(Objective):
         # where several texels share a pixel -- in the folds of an ear -- a green and a violet one make a brown
         hue = patchy - patchy.mean(-1, keepdim=True)
         blotches = blotches + CHROMA_WEIGHT * (hue**2).sum(-1).mean()
-        blotches = blotches + FACE_WEIGHT * ((tint**2).sum(-1) * self.unsure).mean()
+        blotches = blotches + UNSURE_WEIGHT * ((tint**2).sum(-1) * self.unsure).mean()
         garish = ((attributes.color - 1).clamp_min(0) + (-attributes.color).clamp_min(0)).mean()
         shape = (size**2).mean() + 0.1 * (veil**2).mean()
         return HIDDEN_WEIGHT * kept + SMOOTH_WEIGHT * (rough + blotches) + GARISH_WEIGHT * garish + SHAPE_WEIGHT * shape
@@ -254,9 +257,20 @@ class RiggedObjective(Objective):
         return (flat.unflatten(0, (4, -1)) * self.nearness).sum(0)
 
     def _gaussians(self, attributes: TexelAttributes, number: int) -> Gaussians:
-        # the outline of a bare ear is nowhere near the rig's: texels that reached for it one by one became petals
-        offset = torch.lerp(attributes.offset, attributes.offset.detach(), self.rigid)
+        offset = attributes.offset.clone()
+        if offset.requires_grad:
+            offset.register_hook(self._evened)
         return self.figure.pose(replace(attributes, offset=offset), self.expression(number))
+
+    def _evened(self, pull: Tensor) -> Tensor:  # [1, N, 3] -> [1, N, 3]
+        """What pictures pull at the offsets with: none at a bare ear's, on face and neck that of the neighbours too.
+
+        Texels that reached for an outline one by one became petals on ears, spikes on jaws and fringes on collars.
+        """
+        even = pull[0] * (1 - self.rigid)
+        for _ in range(SPREADING):
+            even = torch.lerp(even, self._around(even), self.spread)
+        return even[None]
 
     def _render(self, attributes: TexelAttributes, number: int, ground: Tensor) -> tuple[Tensor, Tensor]:
         return self.render(self._gaussians(attributes, number), number, ground)
@@ -286,11 +300,11 @@ class RiggedObjective(Objective):
                 start = self.decode(self.start, self.expression(number))
             color = start.color.clone().requires_grad_(True)
             changed = TexelAttributes(**(vars(start) | {"color": color}))
-            picture, _ = self._render(changed, number, ground)
+            head = self.figure.pose(changed, self.expression(number))
+            picture, _ = self.render(head, number, ground)
             inside = self.unit(seen.inside)
             person = inside * self.unit(seen.alpha)
             (gradient,) = torch.autograd.grad((picture[..., 0] * inside + picture[..., 1] * person).sum(), color)
-            head = self._gaussians(start, number)
             own = torch.stack([visible_share(head, seen.camera, gradient[0, :, channel]) for channel in (0, 1)])
             best = torch.maximum(best, own)
         return best
