@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.sparse as sparse
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -26,6 +27,9 @@ THICKNESS = 0.3  # sigma along the normal per smaller in-plane sigma
 SMALLEST_SIGMA = 2e-4  # metres, in the plane
 LONGEST_STEP = 0.008  # metres; larger steps are seams or hair edges and would throw spikes
 STRETCHED_STEP = 0.011  # metres; as far as they may go where the surface is stretched on both sides: a puff of hair
+SEAM_WIDTH = 0.012  # metres of the template, within which another part of the skin goes on
+SEAM_CANDIDATES = 16
+SEAM_COSINE = 0.5  # of the angle between what ends and what goes on
 SMOOTHING = 3  # half-steps over neighbouring texels
 FACE_REACH = 0.1  # share of an offset that the mask of the face may take
 INTERIOR_REACH = 0.05  # share of an offset that teeth, tongue, gums, sockets and eyeballs may take
@@ -38,6 +42,7 @@ class RigAnchor:
     head: HeadModel
     resolution: int
     neighbours: Tensor  # [4, N] int64, as of TexelGrid
+    joined: Tensor  # [4, N] int64, the same over the seams of the skin's parts: what splats cover
     reach: Tensor  # [N, 1] share of the offset this texel may take
     smoother: Tensor  # [N, N] sparse: SMOOTHING half-steps of averaging over the neighbours
     lids: tuple[Lid, ...]
@@ -56,7 +61,30 @@ def _make_anchor(head: HeadModel, resolution: int) -> RigAnchor:
     grid = head.texels(resolution)
     reach = offset_reach(head, grid)[:, None]
     around = grid.neighbours
-    return RigAnchor(head, resolution, around, reach, _smoother(around), lids(head, grid), lips(head, grid))
+    return RigAnchor(
+        head, resolution, around, _joined(head, grid), reach, _smoother(around), lids(head, grid), lips(head, grid)
+    )
+
+
+def _joined(head: HeadModel, grid: TexelGrid) -> Tensor:  # [4, N]
+    """The grid's neighbours; where a part of the skin ends, the nearest texel ahead of it on another part."""
+    points, part = surface(grid, head.template).numpy().astype(np.float64), grid.part.numpy()
+    skin = np.nonzero(np.isin(np.array(head.part_names)[part], SKIN))[0]
+    tree = cKDTree(points[skin])
+    around = grid.neighbours.numpy()
+    joined = around.copy()
+    for side, opposite in ((0, 1), (1, 0), (2, 3), (3, 2)):
+        ends = skin[(around[side, skin] == skin) & (around[opposite, skin] != skin)]
+        onward = points[ends] - points[around[opposite, ends]]
+        onward /= np.linalg.norm(onward, axis=-1, keepdims=True)
+        apart, found = tree.query(points[ends], k=SEAM_CANDIDATES, distance_upper_bound=SEAM_WIDTH)
+        there = np.append(skin, 0)[
+            found
+        ]  # [E, SEAM_CANDIDATES], from the nearest; the one beyond all is infinitely far
+        along = ((points[there] - points[ends, None]) * onward[:, None]).sum(-1)
+        fits = np.isfinite(apart) & (along > SEAM_COSINE * apart) & (part[there] != part[ends, None])
+        joined[side, ends] = np.where(fits.any(1), there[np.arange(len(ends)), fits.argmax(1)], ends)
+    return torch.from_numpy(joined)
 
 
 def _smoother(neighbours: Tensor) -> Tensor:  # [4, N] -> [N, N] sparse CSR
@@ -138,7 +166,7 @@ def rigged_heads(
     offset = attributes.offset * anchor.reach
     positions = skin + (axes @ offset[..., None])[..., 0]
     with torch.no_grad():
-        splat_axes, sizes = splat_frames(positions.detach(), anchor.neighbours)
+        splat_axes, sizes = splat_frames(positions.detach(), anchor.joined)
         base_quats = quaternion(splat_axes)
     quats = quaternion_product(base_quats, attributes.rotation)
     fields = (positions, quats, sizes * attributes.scale, attributes.opacity, attributes.color)

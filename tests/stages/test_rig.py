@@ -13,6 +13,7 @@ from flexavatar_cli.stages.rig import (
     FACE_REACH,
     INTERIOR_REACH,
     LONGEST_STEP,
+    SEAM_WIDTH,
     SIZE_SHARE,
     STRETCHED_STEP,
     quaternion_product,
@@ -127,6 +128,28 @@ def test_a_stretched_surface_keeps_closer_than_an_edge():
     torch.testing.assert_close(sizes[1, 0].item(), SIZE_SHARE * LONGEST_STEP)
     torch.testing.assert_close(sizes[2:4, 0], torch.full((2,), SIZE_SHARE * STRETCHED_STEP))
     torch.testing.assert_close(sizes[4, 0].item(), SIZE_SHARE * LONGEST_STEP)
+
+
+def test_splats_reach_over_the_seams_of_the_skin(anchor):
+    """Behind the ears, where the chart of the face ends at that of the scalp, lifted hair left a slit."""
+    head, grid = anchor.head, anchor.head.texels(RESOLUTION)
+    place = surface(grid, head.template)
+    side, joined = torch.nonzero(anchor.joined != anchor.neighbours, as_tuple=True)
+    there = anchor.joined[side, joined]
+    assert (anchor.neighbours[side, joined] == joined).all()
+    assert (grid.part[joined] != grid.part[there]).all()
+    assert (place[joined] - place[there]).norm(dim=-1).max() <= SEAM_WIDTH
+    behind = (place[joined, 2] < 0.03) & (grid.part[joined] == head.part_names.index("face"))
+    assert behind.sum() > 10
+    hair = (grid.part == head.part_names.index("scalp")).float()[:, None]
+    positions = place + 0.01 * hair * torch.nn.functional.normalize(place, dim=-1)
+    cut, whole = (
+        splat_frames(positions, table)[1][joined[behind]].amax(-1) for table in (anchor.neighbours, anchor.joined)
+    )
+    assert (whole > 1.3 * cut).float().mean() > 0.5
+    # lips and lids end at one another, and may part
+    face = grid.part[joined] == head.part_names.index("face")
+    assert (place[joined][face, 2] < 0.09).all()
 
 
 def test_quaternion_product_is_rotation_after_rotation():
