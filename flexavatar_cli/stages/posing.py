@@ -81,7 +81,7 @@ def pose_of(anchor: RigAnchor, identity: Tensor) -> Pose:  # identity [K]
         corners=_integers(grid.corners),
         bary=np.ascontiguousarray(grid.bary.numpy()),
         tangent=np.ascontiguousarray(tangent_table(head)[grid.face].numpy()),
-        neighbours=_integers(anchor.joined),
+        neighbours=_integers(anchor.neighbours),
         reach=np.ascontiguousarray(anchor.reach[:, 0].numpy()),
     )
 

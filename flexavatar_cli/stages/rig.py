@@ -42,9 +42,8 @@ class RigAnchor:
     head: HeadModel
     resolution: int
     neighbours: Tensor  # [4, N] int64, as of TexelGrid
-    joined: Tensor  # [4, N] int64, the same over the seams of the skin's parts: what splats cover
     reach: Tensor  # [N, 1] share of the offset this texel may take
-    smoother: Tensor  # [N, N] sparse: SMOOTHING half-steps of averaging over the neighbours
+    smoother: Tensor  # [N, N] sparse: SMOOTHING half-steps of averaging over neighbours, those over seams too
     lids: tuple[Lid, ...]
     lips: Lips
 
@@ -60,10 +59,8 @@ def rig_anchor(head: HeadModel, resolution: int) -> RigAnchor:
 def _make_anchor(head: HeadModel, resolution: int) -> RigAnchor:
     grid = head.texels(resolution)
     reach = offset_reach(head, grid)[:, None]
-    around = grid.neighbours
-    return RigAnchor(
-        head, resolution, around, _joined(head, grid), reach, _smoother(around), lids(head, grid), lips(head, grid)
-    )
+    smoother = _smoother(_joined(head, grid))
+    return RigAnchor(head, resolution, grid.neighbours, reach, smoother, lids(head, grid), lips(head, grid))
 
 
 def _joined(head: HeadModel, grid: TexelGrid) -> Tensor:  # [4, N]
@@ -166,7 +163,7 @@ def rigged_heads(
     offset = attributes.offset * anchor.reach
     positions = skin + (axes @ offset[..., None])[..., 0]
     with torch.no_grad():
-        splat_axes, sizes = splat_frames(positions.detach(), anchor.joined)
+        splat_axes, sizes = splat_frames(positions.detach(), anchor.neighbours)
         base_quats = quaternion(splat_axes)
     quats = quaternion_product(base_quats, attributes.rotation)
     fields = (positions, quats, sizes * attributes.scale, attributes.opacity, attributes.color)
