@@ -44,7 +44,7 @@ MOVING_SHARE = 0.03  # of the best texel of a token, below which the token stays
 NEAREST = 5e-4  # metres added to the distance of neighbours: none counts for everything
 NO_NEIGHBOUR = 1.0  # nearness of a texel to itself where a chart ends, next to nothing
 LONGEST_GRADIENT = 5.0  # of a token, over that of the median one
-SPREADING = 8  # half-steps by which what pulls at the shape of face and neck spreads over neighbours
+SPREADING = 8  # half-steps by which what pulls at the shape of skin and collars spreads over neighbours
 VISIBILITY_VIEWS = 24  # observations that decide what is seen
 CACHED_REFERENCES = 200  # initial decodes kept; 57 k texels are 3 MB each
 
@@ -190,7 +190,8 @@ class RiggedObjective(Objective):
         neck = (grid.part == instruments.head.part_names.index("neck")).float().to(self.device)
         self.even = torch.maximum(neck, ear)
         self.rigid = ear[:, None]
-        self.spread = ((face + neck) * (1 - self.hidden) * (1 - ear))[:, None] / 2
+        # shoulders are free at their outline; what faces the camera would stand off as tips, seen in profile
+        self.spread = (face + neck + bust * (1 - self.grazing)) * (1 - self.hidden) * (1 - ear)
         # an ear that no hair covers is skin, and a rig's: loose, its rim frayed
         free = torch.from_numpy(liftable(instruments.head, grid)).float().to(self.device)
         free = free * torch.where(face, hair, 1.0)
@@ -263,13 +264,13 @@ class RiggedObjective(Objective):
         return self.figure.pose(replace(attributes, offset=offset), self.expression(number))
 
     def _evened(self, pull: Tensor) -> Tensor:  # [1, N, 3] -> [1, N, 3]
-        """What pictures pull at the offsets with: none at a bare ear's, on face and neck that of the neighbours too.
+        """What pictures pull at the offsets with: none at a bare ear's, on skin and collars that of the neighbours too.
 
         Texels that reached for an outline one by one became petals on ears, spikes on jaws and fringes on collars.
         """
         even = pull[0] * (1 - self.rigid)
         for _ in range(SPREADING):
-            even = torch.lerp(even, self._around(even), self.spread)
+            even = torch.lerp(even, self._around(even), 0.5 * self.spread[:, None])
         return even[None]
 
     def _render(self, attributes: TexelAttributes, number: int, ground: Tensor) -> tuple[Tensor, Tensor]:

@@ -135,11 +135,11 @@ def test_bare_ears_are_held_most_and_even(avatar, observation, instruments):
 def test_what_pulls_at_a_neck_pulls_at_its_neighbours_too(avatar, observation, instruments):
     objective = RiggedObjective(avatar, [observation], instruments, FitOptions(steps=1))
     grid = instruments.head.texels(instruments.model.resolution)
-    neck, bust = (
+    neck, scalp = (
         torch.nonzero((grid.part == instruments.head.part_names.index(name)) & (objective.hidden == 0))[:, 0]
-        for name in ("neck", "bust")
+        for name in ("neck", "scalp")
     )
-    for texels, spread in ((neck, True), (bust, False)):
+    for texels, spread in ((neck, True), (scalp, False)):
         alone = texels[len(texels) // 2]
         pull = torch.zeros(1, len(grid), 3)
         pull[0, alone] = 1.0
@@ -148,6 +148,8 @@ def test_what_pulls_at_a_neck_pulls_at_its_neighbours_too(avatar, observation, i
         assert bool(even[alone, 0] < 0.5) is spread
         assert bool((even[beside[beside != alone], 0] > 0.01).any()) is spread
         assert not even[objective.hidden == 1].any()
+    bust = grid.part == instruments.head.part_names.index("bust")
+    torch.testing.assert_close(objective.spread[bust], ((1 - objective.grazing) * (1 - objective.hidden))[bust])
 
 
 def test_colours_are_held_where_the_matte_has_nobody(avatar, observation, instruments):
