@@ -257,8 +257,8 @@ class Head {
     }
   }
 
-  // Mean step from one neighbour to the other; zero where there is none. A long one is cut, less where the surface is
-  // stretched on both sides.
+  // Mean step from one neighbour to the other; zero where there is none. It is cut at longest_step, and up to
+  // stretched_step where the surface is as long on both sides.
   step(n, before, after, out) {
     const p = this.positions, count = Math.max((before !== n) + (after !== n), 1);
     let one = 0, other = 0;

@@ -171,7 +171,8 @@ class RiggedObjective(Objective):
         self.references: dict[int, TexelAttributes] = {}
         grid = instruments.head.texels(self.model.resolution)
         prior, off = load_prior(instruments), lifted(self.anchor, self._reference(0)).cpu()
-        face = (grid.part == instruments.head.part_names.index("face")).to(self.device)
+        names = instruments.head.part_names
+        face, neck, bust = ((grid.part == names.index(name)).to(self.device) for name in ("face", "neck", "bust"))
         hair = hairiness(prior, off[None])[0].to(self.device)
         ear = torch.from_numpy(about_ears(surface(grid, instruments.head.template).numpy())).to(self.device)
         ear = ear * face * (1 - hair)
@@ -185,13 +186,11 @@ class RiggedObjective(Objective):
         self.grazing = (1 - share / FRONTAL_SHARE).clamp(0, 1)
         self.moving = self._token_gate(share)
         self.nearness = self._nearness(grid)
-        bust = (grid.part == instruments.head.part_names.index("bust")).to(self.device)
         self.unsure = self.grazing * (face | bust)
-        neck = (grid.part == instruments.head.part_names.index("neck")).float().to(self.device)
-        self.even = torch.maximum(neck, ear)
-        self.rigid = ear[:, None]
+        self.even = torch.maximum(neck.float(), ear)
+        self.rigid = ear
         # shoulders are free at their outline; what faces the camera would stand off as tips, seen in profile
-        self.spread = (face + neck + bust * (1 - self.grazing)) * (1 - self.hidden) * (1 - ear)
+        self.spread = ((face | neck) + bust * (1 - self.grazing)) * (1 - self.hidden) * (1 - ear)
         # an ear that no hair covers is skin, and a rig's: loose, its rim frayed
         free = torch.from_numpy(liftable(instruments.head, grid)).float().to(self.device)
         free = free * torch.where(face, hair, 1.0)
@@ -268,9 +267,9 @@ class RiggedObjective(Objective):
 
         Texels that reached for an outline one by one became petals on ears, spikes on jaws and fringes on collars.
         """
-        even = pull[0] * (1 - self.rigid)
+        even, half = pull[0] * (1 - self.rigid)[:, None], self.spread[:, None] / 2
         for _ in range(SPREADING):
-            even = torch.lerp(even, self._around(even), 0.5 * self.spread[:, None])
+            even = torch.lerp(even, self._around(even), half)
         return even[None]
 
     def _render(self, attributes: TexelAttributes, number: int, ground: Tensor) -> tuple[Tensor, Tensor]:

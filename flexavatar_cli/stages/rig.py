@@ -75,9 +75,7 @@ def _joined(head: HeadModel, grid: TexelGrid) -> Tensor:  # [4, N]
         onward = points[ends] - points[around[opposite, ends]]
         onward /= np.linalg.norm(onward, axis=-1, keepdims=True)
         apart, found = tree.query(points[ends], k=SEAM_CANDIDATES, distance_upper_bound=SEAM_WIDTH)
-        there = np.append(skin, 0)[
-            found
-        ]  # [E, SEAM_CANDIDATES], from the nearest; the one beyond all is infinitely far
+        there = np.append(skin, 0)[found]  # [E, SEAM_CANDIDATES], nearest first; none left is infinitely far
         along = ((points[there] - points[ends, None]) * onward[:, None]).sum(-1)
         fits = np.isfinite(apart) & (along > SEAM_COSINE * apart) & (part[there] != part[ends, None])
         joined[side, ends] = np.where(fits.any(1), there[np.arange(len(ends)), fits.argmax(1)], ends)
