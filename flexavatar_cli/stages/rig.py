@@ -64,14 +64,19 @@ def _make_anchor(head: HeadModel, resolution: int) -> RigAnchor:
 
 
 def _joined(head: HeadModel, grid: TexelGrid) -> Tensor:  # [4, N]
-    """The grid's neighbours; where a part of the skin ends, the nearest texel ahead of it on another part."""
+    """The grid's neighbours; where face, neck or bust end, the nearest texel ahead on another part of the skin.
+
+    Not where the scalp ends: skin rises with the hair beside it; hair that sank to bare ears would open slits there.
+    """
     points, part = surface(grid, head.template).numpy().astype(np.float64), grid.part.numpy()
-    skin = np.nonzero(np.isin(np.array(head.part_names)[part], SKIN))[0]
+    names = np.array(head.part_names)[part]
+    skin = np.nonzero(np.isin(names, SKIN))[0]
+    rising = skin[names[skin] != "scalp"]
     tree = cKDTree(points[skin])
     around = grid.neighbours.numpy()
     joined = around.copy()
     for side, opposite in ((0, 1), (1, 0), (2, 3), (3, 2)):
-        ends = skin[(around[side, skin] == skin) & (around[opposite, skin] != skin)]
+        ends = rising[(around[side, rising] == rising) & (around[opposite, rising] != rising)]
         onward = points[ends] - points[around[opposite, ends]]
         onward /= np.linalg.norm(onward, axis=-1, keepdims=True)
         apart, found = tree.query(points[ends], k=SEAM_CANDIDATES, distance_upper_bound=SEAM_WIDTH)

@@ -142,6 +142,9 @@ def test_offsets_are_smooth_over_the_seams_of_the_skin(anchor):
     behind = face & (place[:, 2] < 0.03) & (apart < 0.006)
     assert behind.sum() > 10
     assert smooth[behind].median() > 0.003
+    beside = scalp & (torch.cdist(place, place[face]).amin(1) < 0.006) & (place[:, 1] > 0)
+    assert beside.sum() > 10
+    assert smooth[beside].min() > 0.0199  # hair that sank would open slits beside bare ears
     # lips and lids, which may part, end at their own part
     assert smooth[face & (apart > SEAM_WIDTH + 0.03)].abs().max() == 0
 
