@@ -193,7 +193,7 @@ def test_the_file_keeps_modnets_contract(tmp_path):
 
 
 def test_training_goes_on_where_it_was_cut(pack):
-    config = MattingConfig("matting", 0, (Phase(64, 1.0, 2, 1e-3, reduction=1),), bfloat16=False)
+    config = MattingConfig("matting", 0, (Phase(64, 1.0, 2, 1e-3, reduction=1),))
     (phase,) = config.phases
     trainer = Trainer(config, pack, pack / "run")
     picture, truth = (torch.stack(part) for part in zip(*[s.tensors() for s in samples(pack)]))
@@ -214,7 +214,7 @@ def test_training_starts_from_an_exported_file(pack):
     for _ in range(3):
         before(torch.rand(4, 3, 64, 64) * 2 - 1)  # norms that are not neutral
     path = export(before, pack / "before.onnx")
-    config = MattingConfig("matting", 0, (Phase(64, 1.0, 2, 1e-3),), initial=str(path), bfloat16=False)
+    config = MattingConfig("matting", 0, (Phase(64, 1.0, 2, 1e-3),), initial=str(path))
     trainer = Trainer(config, pack, pack / "run")
     image, guide = torch.rand(2, 3, 96, 64) * 2 - 1, torch.randn(2, 1, 24, 16)
     with torch.inference_mode():
@@ -231,7 +231,7 @@ def test_training_starts_from_an_exported_file(pack):
 
 def test_crops_train_the_detail_branch_alone(pack):
     phase = Phase(128, 1.0, 2, 1e-3, crop=64, crops=2)
-    trainer = Trainer(MattingConfig("matting", 0, (phase,), bfloat16=False), pack, pack / "run")
+    trainer = Trainer(MattingConfig("matting", 0, (phase,)), pack, pack / "run")
     before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
     picture, truth = (torch.stack(part) for part in zip(*[s.tensors() for s in samples(pack, 128)]))
     trainer.update(picture, truth, 1e-3, phase)
@@ -247,7 +247,7 @@ def test_crops_train_the_detail_branch_alone(pack):
 
 def test_the_semantic_branch_is_trained_alone_and_batches_echo(pack):
     phase = Phase(64, 0.03, 4, 1e-3, reduction=0, echo=True)
-    config = MattingConfig("matting", 0, (phase,), bfloat16=False)
+    config = MattingConfig("matting", 0, (phase,))
     trainer, counts = Trainer(config, pack, pack / "run"), []
     before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
     step = trainer.update

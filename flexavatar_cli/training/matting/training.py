@@ -56,7 +56,7 @@ class MattingConfig:
     weight_decay: float = 0.01
     warmup: int = 100  # steps
     checkpoint_minutes: float = 3.0
-    bfloat16: bool = True
+    bfloat16: bool = False  # three times slower on CPUs without instructions for it, 1.7 times faster on a Zen 4
 
 
 def read_config(path: Path) -> MattingConfig:
