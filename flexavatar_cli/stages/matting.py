@@ -40,7 +40,7 @@ GUIDE = "guide"  # of our net's file
 GUIDE_LIMIT = 0.003  # a segmentation is never surer than this
 LARGEST_HOLE = 0.015  # of the person's area; a larger gap is background between arm and body
 FOREGROUND_BLURS = 0.09, 0.006  # widths of the two rounds, share of the longest side: 90 and 6 of their 1000 pixels
-REFINEMENT, GUARD = "4", "2"  # raise when refined() or guarded() gives other pixels, so that work folders notice
+REFINEMENT, GUARD = "4", "3"  # raise when refined() or guarded() gives other pixels, so that work folders notice
 
 Probability = Callable[[np.ndarray], np.ndarray]  # rgb [H, W, 3] float32 -> foreground [H, W] float32 in 0..1
 
@@ -424,7 +424,9 @@ def guarded(
     What the matte takes away from the segmentation is believed, unless it is a hole or a patch of some thickness.
     """
     seen = rough > 0.5
-    if not seen.any() or seen.all():
+    if not seen.any():  # our net saw people in all pictures of its training, and sees one in a grey wall
+        return np.zeros_like(fine)
+    if seen.all():
         return fine
     fine = arbitrated(rgb, restored(fine, rough, refined), refined)
     person = filled(fine > 0.5, rough > SURE)
