@@ -26,21 +26,16 @@ GUIDE_NOISE = 3e-4  # squared colour contrast below which the guided filter sees
 GUIDE_SIDE = 1024  # the guided filter's coefficients are found at this longest side (He and Sun 2015)
 GUARD_SIDE = 320  # the same for the outline that only guards
 STRAND = 0.15  # alpha above which thin hair still hangs together
-SURE, DOUBT = 0.85, 0.2  # a segmentation above the one closes what our net opens; only below the other it forbids
-DEEP, COLOUR_REACH = 0.03, 0.12  # shares of the person's size: how near the edge our net may take; mean colours reach
-HAIR_BODY, HAIR_REACH, STRAND_WIDTH = 0.015, 0.12, 0.01  # how far out it may add; add strands; half of their width
+SURE, DEEP = 0.85, 0.03  # a segmentation above the one, by this share of the person's size inside, is believed
 PATCH, LARGEST_PATCH = 0.012, 0.06  # half the thickness of what is no gap between locks; share of the person's area
 ADDED, LOST, SURROUNDINGS = 0.01, 0.003, 0.12  # half the thickness of what is no rim; what is about it; of the size
 DOUBTFUL, LIKENESS = 1.1, 0.6  # ratios of colour distances below which what is added, and what is lost, is not believed
 FEW, SAMPLED = 30, 300  # pixels that tell; that are looked at
-EVERY = 4  # pixel in rows and columns goes into mean colours
-FAINT, SAME = 0.1, 0.06  # alpha of what is seen; colours of this share of the distance to the person are the ground's
-MISSED = 0.1  # share of the person's area that no net invents
 GUIDE = "guide"  # of our net's file
 GUIDE_LIMIT = 0.003  # a segmentation is never surer than this
 LARGEST_HOLE = 0.015  # of the person's area; a larger gap is background between arm and body
 FOREGROUND_BLURS = 0.09, 0.006  # widths of the two rounds, share of the longest side: 90 and 6 of their 1000 pixels
-REFINEMENT, GUARD = "4", "3"  # raise when refined() or guarded() gives other pixels, so that work folders notice
+REFINEMENT, GUARD = "4", "4"  # raise when refined() or guarded() gives other pixels, so that work folders notice
 
 Probability = Callable[[np.ndarray], np.ndarray]  # rgb [H, W, 3] float32 -> foreground [H, W] float32 in 0..1
 
@@ -419,10 +414,7 @@ def guarded(
     rough: np.ndarray,  # [H, W] a segmentation
     refined: np.ndarray,  # [H, W] its refinement
 ) -> np.ndarray:  # [H, W]
-    """The matte, solid where both see the person and deep inside; beyond the segmentation only what may be hair of it.
-
-    What the matte takes away from the segmentation is believed, unless it is a hole or a patch of some thickness.
-    """
+    """The matte, solid deep inside of what both see, without the patches in which it errs by colours or certainty."""
     seen = rough > 0.5
     if not seen.any():  # our net saw people in all pictures of its training, and sees one in a grey wall
         return np.zeros_like(fine)
@@ -433,17 +425,8 @@ def guarded(
     size = float(np.sqrt(person.sum()))
     if not person.any():
         return fine
-    sure = person & (rough > SURE)
-    inside = np.clip(distance(~sure) / (DEEP * size) - 1, 0, 1)
-    away = distance(rough > DOUBT) / size
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * max(1, round(STRAND_WIDTH * size)) + 1,) * 2)
-    strands = fine - cv2.morphologyEx(fine, cv2.MORPH_OPEN, disc)
-    reached = np.maximum(np.clip(2 - away / HAIR_BODY, 0, 1) * fine, np.clip(2 - away / HAIR_REACH, 0, 1) * strands)
-    alike = likeness(rgb, seen, distance(seen) > 0.05 * size, round(COLOUR_REACH * size))
-    outside = np.where(rough > DOUBT, reached, np.minimum(reached, alike))
-    outside = unhaunted(rgb, outside, refined, away)
-    outside = np.where(missed(fine, refined, size), fine, outside)
-    return np.maximum(outside, inside).astype(np.float32)
+    inside = np.clip(distance(~(person & (rough > SURE))) / (DEEP * size) - 1, 0, 1)
+    return np.maximum(fine, inside).astype(np.float32)
 
 
 def restored(
@@ -495,22 +478,6 @@ def arbitrated(
     return result
 
 
-def unhaunted(
-    rgb: np.ndarray,  # [H, W, 3]
-    fine: np.ndarray,  # [H, W] a matte
-    refined: np.ndarray,  # [H, W] a refined segmentation
-    away: np.ndarray,  # [H, W] how far from all that the segmentation takes for the person, share of its size
-) -> np.ndarray:  # [H, W]
-    """The matte without faint strands that have just the ground's colour, such as a seam of a thing at a shoulder."""
-    size = float(np.sqrt((refined > 0.5).sum()))
-    reach, result = round(SURROUNDINGS * size), fine.copy()
-    for patch in patches((fine > FAINT) & (away > ADDED), LARGEST_PATCH * size**2, reach):
-        from_person, from_ground = likely(rgb, patch, fine, refined, reach)
-        if from_ground < SAME * from_person:
-            result[patch.window][distance(patch.shape) <= 2] = 0
-    return result
-
-
 @dataclass(frozen=True)
 class Patch:
     """A connected part of a mask and its surroundings."""
@@ -535,13 +502,17 @@ def likely(
     refined: np.ndarray,  # [H, W]
     reach: int,  # pixels
 ) -> tuple[float, float]:
-    """How far a patch's colours are from the person's and the ground's about it; NaN if too little is about it."""
+    """How far a patch's colours are from the person's and the ground's about it.
+
+    Infinitely far where no person is about; NaN if no ground is.
+    """
     near, colours = distance(patch.shape) < reach, rgb[patch.window]
     person = (np.minimum(fine, refined)[patch.window] > 0.95) & near
     ground = (np.maximum(fine, refined)[patch.window] < 0.1) & near
-    if min(person.sum(), ground.sum()) < FEW:
+    if ground.sum() < FEW:
         return float("nan"), float("nan")
-    return apart(colours[patch.shape], colours[person]), apart(colours[patch.shape], colours[ground])
+    own = colours[patch.shape]
+    return apart(own, colours[person]) if person.sum() >= FEW else float("inf"), apart(own, colours[ground])
 
 
 def apart(
@@ -554,19 +525,6 @@ def apart(
     return float(np.median(np.quantile(distances, 0.03, axis=1)))
 
 
-def missed(
-    fine: np.ndarray,  # [H, W] a matte
-    refined: np.ndarray,  # [H, W] a refined segmentation
-    size: float,  # pixels
-) -> np.ndarray:  # [H, W] bool
-    """Where the matte adds a patch so large that the segmentation must have erred."""
-    thick = distance(~((fine > 0.9) & (refined < 0.5))) > ADDED * size
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(thick.astype(np.uint8), connectivity=8)
-    large = stats[:, cv2.CC_STAT_AREA] > MISSED * size**2
-    large[0] = False  # label 0 is the rest
-    return distance(large[labels]) <= 3 + 2 * ADDED * size if large.any() else np.zeros_like(thick)
-
-
 def filled(figure: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     """A figure [H, W] bool with those of its gaps that are small and mostly lie where `allowed` [H, W] bool."""
     _, gaps, sizes, _ = cv2.connectedComponentsWithStats((~figure).astype(np.uint8), connectivity=4)
@@ -574,33 +532,6 @@ def filled(figure: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     chosen = (share > 0.8) & (sizes[:, cv2.CC_STAT_AREA] < LARGEST_PATCH * figure.sum())
     chosen[0] = False  # label 0 is the figure
     return figure | chosen[gaps]
-
-
-def likeness(
-    rgb: np.ndarray,  # [H, W, 3]
-    person: np.ndarray,  # [H, W] bool
-    ground: np.ndarray,  # [H, W] bool
-    reach: int,  # pixels
-) -> np.ndarray:  # [H, W] in 0..1
-    """How well a colour is told by mixing the ground's and the person's, both means of the surroundings.
-
-    1 from half of the way to the person's colour, less what no mixture explains.
-    """
-
-    window = (2 * (reach // EVERY) + 1,) * 2
-    few = rgb[::EVERY, ::EVERY]
-
-    def mean(part: np.ndarray) -> np.ndarray:
-        weight = part[::EVERY, ::EVERY].astype(np.float32)
-        colour = cv2.blur(few * weight[..., None], window) / np.maximum(cv2.blur(weight, window), 1e-3)[..., None]
-        return cv2.resize(colour, rgb.shape[1::-1])
-
-    behind = mean(ground)
-    way, here = mean(person) - behind, rgb - behind
-    length = np.maximum(dot(way, way), 1e-3)
-    share = np.clip(dot(here, way) / length, 0, 1)
-    rest = here - share[..., None] * way
-    return np.clip(2 * share - np.sqrt(dot(rest, rest) / length), 0, 1).astype(np.float32)
 
 
 def guide_of(probability: np.ndarray) -> np.ndarray:

@@ -133,17 +133,15 @@ def test_own_net_is_guarded():
     fine[58:60, 60:80] = 0.6  # hair
     fine[44:60, 80] = 0.7  # a strand
     rgb[58:60, 60:80] = rgb[44:60, 80] = 0.1
-    fine[44:60, 120] = 0.7  # none: it has the wall's colour
-    fine[120:180, 170:195] = 1  # a stranger
-    fine[160:162, 150:170] = 1  # ... who touches
+    fine[120:150, 170:192] = 1  # a stranger
+    fine[140:142, 150:170] = 1  # ... who touches
     result = matting.guarded(rgb, fine, rough, rough)
     assert result[100:110, 90:100].min() == 1
     assert result[140:, 50:70].max() == 0
     assert result[60:62, 105:140].max() == 0
     np.testing.assert_allclose(result[59, 60:80], 0.6)
     assert result[48:59, 80].min() > 0.6
-    assert result[44:58, 120].max() == 0
-    assert result[120:180, 175:190].max() == 0
+    assert result[120:150, 172:192].max() == 0
     assert not matting.guarded(rgb, fine, 0 * rough, rough).any()  # it sees nobody
 
 
@@ -180,27 +178,12 @@ def test_colours_tell_who_is_right_about_a_patch():
     np.testing.assert_array_equal(matting.arbitrated(rgb, rough, rough), rough)
 
 
-def test_seams_of_things_at_a_shoulder_are_no_strands():
-    rough = np.zeros((200, 200), np.float32)
-    rough[60:200, 50:150] = 1
-    rgb = np.repeat(1 - rough[..., None], 3, -1)
-    fine = rough.copy()
-    fine[40:60, 80] = fine[40:60, 120] = 0.3
-    rgb[40:60, 80] = 0.7  # a strand: thin, so mostly of the wall's colour
-    away = matting.distance(rough > 0.2) / 118
-    result = matting.unhaunted(rgb, fine, rough, away)
-    np.testing.assert_array_equal(result[:, :100], fine[:, :100])
-    assert result[40:56, 120].max() == 0
-
-
 def test_a_segmentation_that_misses_a_third_is_overruled():
     fine = np.zeros((200, 200), np.float32)
     fine[40:200, 40:160] = 1
     rough, rgb = fine.copy(), np.full((200, 200, 3), 0.5, np.float32)
     rough[:, 110:] = 0
     assert matting.guarded(rgb, fine, rough, rough)[60:, 50:150].min() == 1
-    assert matting.missed(fine, rough, 100.0)[60:190, 125:150].all()
-    assert not matting.missed(fine, fine, 100.0).any()
 
 
 def test_our_own_net_is_the_default(monkeypatch, tmp_path):
