@@ -22,6 +22,7 @@ from flexavatar_cli.media.video import FILMS, write_video
 MODNET_SIDE = 512  # the shorter side that MODNet was trained at
 MODNET_STEP = 32  # both sides are multiples of it
 SOFT_EDGE = 0.02  # half width of the uncertain band, share of the person's size (root of the area)
+CUT = 0.04  # mean colour difference of neighbouring frames above which they are of different shots
 GUIDE_NOISE = 3e-4  # squared colour contrast below which the guided filter sees no edge
 GUIDE_SIDE = 1024  # the guided filter's coefficients are found at this longest side (He and Sun 2015)
 GUARD_SIDE = 320  # the same for the outline that only guards
@@ -154,7 +155,7 @@ def matte_picture(rgb: np.ndarray, net: Net) -> np.ndarray:
 
 
 def net_mattes(frames: Frames, net: Net) -> Iterator[np.ndarray]:
-    """The alpha [H, W] of each frame, its probability smoothed over its neighbours with weights 1 2 1."""
+    """The alpha [H, W] of each frame, its probability smoothed over its neighbours of one shot with weights 1 2 1."""
     window: list[tuple[np.ndarray, np.ndarray]] = []  # (rgb, probability) of the frame before, this, and the next
     for rgb in frames:
         window.append((rgb, net.probability(rgb)))
@@ -168,9 +169,16 @@ def net_mattes(frames: Frames, net: Net) -> Iterator[np.ndarray]:
 
 
 def blended(window: list[tuple[np.ndarray, np.ndarray]], net: Net) -> np.ndarray:
-    """The alpha [H, W] of the middle frame of three."""
-    (_, before), (rgb, now), (_, after) = window
+    """The alpha [H, W] of the middle frame of three; one of another shot is left out."""
+    rgb, now = window[1]
+    before, after = (near if same_shot(other, rgb) else now for other, near in (window[0], window[2]))
     return finished(rgb, (before + 2 * now + after) / 4, net)
+
+
+def same_shot(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two frames [H, W, 3] may be neighbours of one shot, not across a cut or of two photos in a folder."""
+    small = [cv2.resize(rgb, (32, 32), interpolation=cv2.INTER_AREA) for rgb in (first, second)]
+    return float(np.abs(small[0] - small[1]).mean()) < CUT
 
 
 def finished(rgb: np.ndarray, probability: np.ndarray, net: Net) -> np.ndarray:

@@ -266,15 +266,23 @@ def test_neighbours_calm_a_flicker(tmp_path):
     base[8:24, 8:24] = 1
 
     def flicker(rgb):
-        return np.clip(base + 0.4 * (rgb[..., 0] - 0.5), 0, 1)
+        return np.clip(base + 12 * (rgb[..., 0] - 0.515), 0, 1)
 
     net = matting.Net("flicker", "0", flicker, coarse=False)
-    shots = [np.full((32, 32, 3), value, np.float32) for value in rng.random(9)]
+    shots = [np.full((32, 32, 3), 0.5 + 0.03 * value, np.float32) for value in rng.random(9)]
     frames = open_frames(write_video(tmp_path / "a", shots, 25))
     smooth = np.stack(list(matte(frames, MatteOptions("selfie"), net=net)))
     single = np.stack([matting.matte_picture(rgb, net) for rgb in frames])
     assert len(smooth) == 9
     assert np.abs(np.diff(smooth, axis=0)).mean() < 0.75 * np.abs(np.diff(single, axis=0)).mean()
+
+
+def test_nothing_is_smoothed_across_a_cut(tmp_path):
+    net = matting.Net("red", "0", lambda rgb: rgb[..., 0], coarse=False, guided=True)
+    shots = [np.full((32, 32, 3), value, np.float32) for value in (0.8, 0.8, 0.6, 0.6, 0.62)]
+    frames = open_frames(write_video(tmp_path / "a", shots, 25))
+    alphas = [float(alpha[5, 5]) for alpha in matte(frames, MatteOptions("selfie"), net=net)]
+    np.testing.assert_allclose(alphas, [0.8, 0.8, 0.6, 0.605, 0.615], atol=0.004)
 
 
 def test_own_transparency_is_the_matte(tmp_path, picture):
