@@ -22,6 +22,7 @@ from flexavatar_cli.media.video import FILMS, write_video
 MODNET_SIDE = 512  # the shorter side that MODNet was trained at
 MODNET_STEP = 32  # both sides are multiples of it
 SOFT_EDGE = 0.02  # half width of the uncertain band, share of the person's size (root of the area)
+CLEAR = 0.03  # share of a cut-out's pixels that are transparent, at least
 CUT = 0.04  # mean colour difference of neighbouring frames above which they are of different shots
 GUIDE_NOISE = 3e-4  # squared colour contrast below which the guided filter sees no edge
 GUIDE_SIDE = 1024  # the guided filter's coefficients are found at this longest side (He and Sun 2015)
@@ -75,13 +76,17 @@ def open_net(choice: str = MatteOptions.net) -> Net:
 
 
 def has_own_matte(frames: Frames, options: MatteOptions = MatteOptions()) -> bool:
-    """Whether the frames' own transparency is the matte. Raises InputError if it was asked for and is not there."""
+    """Whether the frames' own transparency is the matte; `auto` wants a ground of it in each of them.
+
+    Raises InputError if it was asked for and is not there.
+    """
     if options.net not in ("auto", "alpha"):
         return False
-    present = all(alpha is not None for alpha in frames.alphas())
-    if options.net == "alpha" and not present:
+    if options.net == "auto":  # a few clear pixels, such as rounded corners, are no matte
+        return all(alpha is not None and (alpha < 0.5).mean() > CLEAR for alpha in frames.alphas())
+    if not all(alpha is not None for alpha in frames.alphas()):
         raise InputError(f"{frames.path}: has no transparency of its own; leave out `--matte alpha`")
-    return present
+    return True
 
 
 def matte(

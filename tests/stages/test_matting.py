@@ -291,6 +291,11 @@ def test_own_transparency_is_the_matte(tmp_path, picture):
     for choice in ("auto", "alpha"):
         (alpha,) = matte(frames, MatteOptions(choice))
         np.testing.assert_allclose(alpha, picture[..., 0], atol=1e-6)
+    corner = np.ones_like(picture[..., 0])
+    corner[:4, :4] = 0
+    rounded = open_frames(write_png(tmp_path / "c.png", np.dstack([picture, corner])))
+    assert not matting.has_own_matte(rounded)
+    assert matting.has_own_matte(rounded, MatteOptions("alpha"))
     with pytest.raises(InputError, match="no transparency"):
         list(matte(open_frames(write_png(tmp_path / "b.png", picture)), MatteOptions("alpha")))
 
