@@ -65,9 +65,14 @@ ORDER = (  # of worth, should time run out
     "short_expression_code",
     "stylegan_blocks",
     "rendered_alone",
+    "free_portraits",
+    "free_portraits_alone",
     AGAIN,
 )
-CONTROLS = {"static_anchor": "rendered_alone"}  # what differs in nothing but the decision itself
+CONTROLS = {
+    "static_anchor": "rendered_alone",
+    "free_portraits_alone": "rendered_alone",
+}  # what differs in nothing but the decision itself
 AZIMUTHS = (0, 60, 120, 180)  # degrees
 VISIBLE, DISTANCE = 0.46, 1.0  # metres: what a camera around the head sees, and how far it stands
 MOUTH_VISIBLE = 0.10  # metres, of the camera before the mouth

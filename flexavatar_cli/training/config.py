@@ -41,6 +41,7 @@ class TrainConfig:
     sinks: Literal["domain", "none", "side"] = "domain"  # one per kind of data, one for all, one per camera side
     expression_names: tuple[str, ...] = ()  # of the tracked code that the decoder is told, in this order; () = all
     multi_view_share: float = 1.0  # of the synthetic heads; the others are seen by one camera, like portraits
+    guarded_portraits: bool = True  # teach their seen texels, and no more; else by pictures alone, as in the paper
     hint_dropout: float = 0.1  # samples whose hull hint is flattened, so that length is not copied blindly
     uv_weight: float = 0.5  # of the texel losses in a rendered phase: they keep what the pictures do not show
     perceptual_weight: float = 0.15  # of LPIPS in a rendered phase, where its network is given

@@ -32,8 +32,10 @@ class Feed:
 
     def batch(self, step: int, places: range) -> Batch:
         """The samples at these places of the batch of this step."""
-        batch = collate([self._sample(np.random.default_rng((self.config.seed, step, place))) for place in places])
-        return as_configured(self.config, batch)
+        samples = [self._sample(np.random.default_rng((self.config.seed, step, place))) for place in places]
+        if not self.config.guarded_portraits:
+            samples = [unguarded(sample) if sample["sink"] == MONOCULAR else sample for sample in samples]
+        return as_configured(self.config, collate(samples))
 
     def _sample(self, generator: np.random.Generator) -> dict[str, Any]:
         monocular = self.phase.monocular_share if len(self.clips) else 0.0
@@ -60,6 +62,14 @@ class Feed:
         if generator.random() < self.config.hint_dropout:
             sample["hull"] = np.minimum(sample["hull"], LOW_HULL)
         return sample
+
+
+def unguarded(sample: dict[str, Any]) -> dict[str, Any]:
+    """A sample whose picture may teach all Gaussians, also those that face away from it, and whose texels nothing."""
+    free = sample | {name: np.zeros_like(sample[name]) for name in ("weight", "height_weight")}
+    if "compared" in sample:
+        free["compared"] = replace(sample["compared"], one_sided=False)
+    return free
 
 
 class Recorded:

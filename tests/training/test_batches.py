@@ -45,6 +45,21 @@ def test_sinks_follow_the_configuration(head, pack_folder):
     assert all(target.one_sided == (sink == 0) for target, sink in zip(few.targets, few.sink.tolist(), strict=True))
 
 
+def test_free_portraits_teach_by_pictures_alone(head, pack_folder):
+    batches = [
+        feed(head, pack_folder, multi_view_share=0.34, guarded_portraits=kept).batch(0, range(8))
+        for kept in (True, False)
+    ]
+    guarded, free = batches
+    alone = guarded.sink == 0
+    assert 0 < alone.sum() < 8
+    assert guarded.weight[alone].any()
+    assert not free.weight[alone].any()
+    assert not free.height_weight[alone].any()
+    torch.testing.assert_close(free.weight[~alone], guarded.weight[~alone])
+    assert not any(target.one_sided for target in free.targets)
+
+
 def test_a_folder_that_is_no_pack_is_named(head, tmp_path):
     with pytest.raises(InputError, match="flexavatar prepare"):
         read_pack(tmp_path, head)
