@@ -34,7 +34,7 @@ from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.media.images import sheet, write_jpg
 from flexavatar_cli.model import AvatarModel, ModelCard
 from flexavatar_cli.render import render
-from flexavatar_cli.stages.matting import open_net
+from flexavatar_cli.stages.matting.nets import open_net
 from flexavatar_cli.stages.uv_prior import uv_features
 from flexavatar_cli.training.batches import MONOCULAR, MULTI_VIEW, Batch, Batcher, collate
 from flexavatar_cli.training.bench import Bench, make_bench

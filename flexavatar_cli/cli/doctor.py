@@ -178,7 +178,7 @@ def weights(card: Path, needed: bool) -> Finding:
 
 def matting() -> list[Finding]:
     """The default matting net, opened."""
-    from flexavatar_cli.stages.matting import open_net
+    from flexavatar_cli.stages.matting.nets import open_net
 
     return [attempt("matting", lambda: open_net().name, "run `make setup` again: mediapipe's wheel carries the net")]
 

@@ -21,7 +21,9 @@ from flexavatar_cli.evaluation.protocols import Bench, Row
 from flexavatar_cli.evaluation.report import Strip
 from flexavatar_cli.evaluation.scenes import Calibrated, Scene
 from flexavatar_cli.media.images import read_photo, to_uint8, write_jpg
-from flexavatar_cli.stages import matting, pipeline
+from flexavatar_cli.stages import pipeline
+from flexavatar_cli.stages.matting import matte_picture
+from flexavatar_cli.stages.matting.nets import open_net
 from flexavatar_cli.stages.pipeline import Job
 from flexavatar_cli.stages.shots import Shot
 
@@ -141,7 +143,7 @@ def calibrated_scene(job: Job, bench: Bench, found: Calibrated, name: str) -> tu
         raise InputError(f"{found.pictures[found.source]}: no face in the source picture")
 
     def matte_of(number: int) -> np.ndarray:
-        return matting.matte_picture(read_photo(found.pictures[number]).rgb, matting.open_net(job.matte.net))
+        return matte_picture(read_photo(found.pictures[number]).rgb, open_net(job.matte.net))
 
     def face_of(rgb: np.ndarray) -> np.ndarray | None:
         picture = to_uint8(rgb)

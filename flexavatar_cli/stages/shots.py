@@ -17,6 +17,7 @@ from flexavatar_cli.media.frames import Frames, open_frames
 from flexavatar_cli.media.images import read_matte, resize
 from flexavatar_cli.media.video import write_video
 from flexavatar_cli.stages import matting, tracking
+from flexavatar_cli.stages.matting.nets import open_net
 from flexavatar_cli.stages.published import box_file, cropped_inputs
 from flexavatar_cli.stages.tracking.flame import track_flame
 from flexavatar_cli.stages.workfolder import WorkFolder
@@ -143,6 +144,6 @@ def matte_step(work: WorkFolder, source: Path, options: MatteOptions, on_step: O
     """The matte of `source` in the work folder."""
     frames = open_frames(source)
     own = matting.has_own_matte(frames, options)
-    settings = {"options": asdict(options), "net": "own" if own else matting.open_net(options.net).digest}
+    settings = {"options": asdict(options), "net": "own" if own else open_net(options.net).digest}
     suffix = ".png" if frames.kind == "photo" else ""
     return work.step("matte", suffix, [source], settings, lambda target: write_matte(source, target, options, on_step))

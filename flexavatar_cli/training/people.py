@@ -10,7 +10,7 @@ import numpy as np
 from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.heads import load_head
 from flexavatar_cli.media.images import is_photo
-from flexavatar_cli.stages.matting import open_net
+from flexavatar_cli.stages.matting.nets import open_net
 from flexavatar_cli.training.portraits import Row, Source, clip_rows, portraits_of
 from flexavatar_cli.training.recordings import is_recording, recording_rows
 from flexavatar_cli.training.rows import write_rows

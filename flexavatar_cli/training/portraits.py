@@ -14,7 +14,8 @@ from flexavatar_cli.core.options import TrackOptions
 from flexavatar_cli.core.track import Track
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.media.frames import open_frames
-from flexavatar_cli.stages.matting import Net, matte_picture
+from flexavatar_cli.stages.matting import matte_picture
+from flexavatar_cli.stages.matting.nets import Net
 from flexavatar_cli.stages.observation import crop_observation, examine
 from flexavatar_cli.stages.tracking import track
 from flexavatar_cli.training.synthetic.pack import RESOLUTION

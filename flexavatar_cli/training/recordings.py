@@ -15,7 +15,8 @@ from flexavatar_cli.core.track import Track
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.media.frames import Frames, open_frames
 from flexavatar_cli.media.images import is_photo
-from flexavatar_cli.stages.matting import Net, matte_picture
+from flexavatar_cli.stages.matting import matte_picture
+from flexavatar_cli.stages.matting.nets import Net
 from flexavatar_cli.stages.registration import registered
 from flexavatar_cli.stages.tracking import track_landmarks
 from flexavatar_cli.stages.tracking.landmarks import FaceFollower, to_uint8

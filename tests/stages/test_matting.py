@@ -8,7 +8,11 @@ from flexavatar_cli.media.frames import open_frames
 from flexavatar_cli.media.images import composite, read_photo, resize, write_png
 from flexavatar_cli.media.video import write_video
 from flexavatar_cli.stages import matting
-from flexavatar_cli.stages.matting import guided_filter, matte, modnet, modnet_size, open_net, solve_symmetric, whole
+from flexavatar_cli.stages.matting import figures, guard, matte, nets
+from flexavatar_cli.stages.matting.figures import whole
+from flexavatar_cli.stages.matting.foreground import foreground
+from flexavatar_cli.stages.matting.nets import modnet, modnet_size, open_net
+from flexavatar_cli.stages.matting.refinement import guided_filter, solve_symmetric
 
 
 def make_net(path, inputs=("n", 3, "h", "w"), channels=1, fixed=None):
@@ -92,12 +96,12 @@ def test_foreground_loses_the_old_background():
     person = np.stack([0.3 + 0.1 * np.sin(columns / 9), 0.2 + rows / 1200, np.full_like(rows, 0.1)], -1)
     green = np.float32([0, 0.8, 0.2])
     rgb = composite(person, alpha, green)
-    front = matting.foreground(rgb, alpha)
+    front = foreground(rgb, alpha)
     soft = (alpha > 0.1) & (alpha < 0.999)
     assert np.abs(front - person)[soft].mean() < 0.3 * np.abs(rgb - person)[soft].mean()
     np.testing.assert_array_equal(front[alpha == 1], rgb[alpha == 1])
-    assert np.isfinite(matting.foreground(rgb, np.zeros_like(alpha))).all()
-    np.testing.assert_array_equal(matting.foreground(rgb, np.ones_like(alpha)), rgb)
+    assert np.isfinite(foreground(rgb, np.zeros_like(alpha))).all()
+    np.testing.assert_array_equal(foreground(rgb, np.ones_like(alpha)), rgb)
 
 
 def test_symmetric_systems_are_solved():
@@ -116,7 +120,7 @@ def test_strands_stay_and_strangers_go():
     alpha[5:30, 50] = 0.3  # a strand
     alpha[50:54, 50:54] = 0  # a gap
     alpha[2:6, 2:6] = 1  # a stranger
-    result = matting.attached(alpha)
+    result = figures.attached(alpha)
     assert result[10, 50] == np.float32(0.3)
     assert result[52, 52] == 0
     assert result[:8, :10].max() == 0
@@ -135,14 +139,14 @@ def test_own_net_is_guarded():
     rgb[58:60, 60:80] = rgb[44:60, 80] = 0.1
     fine[120:150, 170:192] = 1  # a stranger
     fine[140:142, 150:170] = 1  # ... who touches
-    result = matting.guarded(rgb, fine, rough, rough)
+    result = guard.guarded(rgb, fine, rough, rough)
     assert result[100:110, 90:100].min() == 1
     assert result[140:, 50:70].max() == 0
     assert result[60:62, 105:140].max() == 0
     np.testing.assert_allclose(result[59, 60:80], 0.6)
     assert result[48:59, 80].min() > 0.6
     assert result[120:150, 172:192].max() == 0
-    assert not matting.guarded(rgb, fine, 0 * rough, rough).any()  # it sees nobody
+    assert not guard.guarded(rgb, fine, 0 * rough, rough).any()  # it sees nobody
 
 
 def test_lost_patches_are_restored():
@@ -151,11 +155,11 @@ def test_lost_patches_are_restored():
     fine = rough.copy()
     fine[20:40, 60:90] = 0  # a cap
     fine[40:150, 100:102] = 0  # a gap between locks
-    result = matting.restored(fine, rough, rough)
+    result = guard.restored(fine, rough, rough)
     assert result[20:40, 60:90].min() == 1
     assert result[45:150, 100:102].max() == 0
-    assert matting.restored(0 * fine, rough, rough).max() == 0  # too much
-    np.testing.assert_array_equal(matting.restored(rough, rough, rough), rough)
+    assert guard.restored(0 * fine, rough, rough).max() == 0  # too much
+    np.testing.assert_array_equal(guard.restored(rough, rough, rough), rough)
 
 
 def test_colours_tell_who_is_right_about_a_patch():
@@ -170,12 +174,12 @@ def test_colours_tell_who_is_right_about_a_patch():
     fine[160:170, 54:60] = 0  # a hole in the coat
     fine[160:170, 138:144] = 0  # a gap
     rgb[160:170, 138:144] = 1
-    result = matting.arbitrated(rgb, fine, rough)
+    result = guard.arbitrated(rgb, fine, rough)
     assert result[122:148, 152:163].max() == 0
     np.testing.assert_array_equal(result[:100], fine[:100])
     assert result[160:170, 54:60].min() == 1
     assert result[160:170, 138:144].max() == 0
-    np.testing.assert_array_equal(matting.arbitrated(rgb, rough, rough), rough)
+    np.testing.assert_array_equal(guard.arbitrated(rgb, rough, rough), rough)
 
 
 def test_a_segmentation_that_misses_a_third_is_overruled():
@@ -183,28 +187,28 @@ def test_a_segmentation_that_misses_a_third_is_overruled():
     fine[40:200, 40:160] = 1
     rough, rgb = fine.copy(), np.full((200, 200, 3), 0.5, np.float32)
     rough[:, 110:] = 0
-    assert matting.guarded(rgb, fine, rough, rough)[60:, 50:150].min() == 1
+    assert guard.guarded(rgb, fine, rough, rough)[60:, 50:150].min() == 1
 
 
 def test_our_own_net_is_the_default(monkeypatch, tmp_path):
-    monkeypatch.setattr(matting.weights, "model_cache", lambda: tmp_path)
-    matting.open_net.cache_clear()
+    monkeypatch.setattr(nets.weights, "model_cache", lambda: tmp_path)
+    nets.open_net.cache_clear()
     net = open_net()
     assert net.guided
     assert net.digest == open_net("portrait").digest
     assert "portrait-matting" in net.name
     (tmp_path / "modnet").mkdir()
     make_net(tmp_path / "modnet" / "modnet.onnx")
-    matting.open_net.cache_clear()
+    nets.open_net.cache_clear()
     assert open_net().name == "MODNet (modnet.onnx)"
-    matting.open_net.cache_clear()
+    nets.open_net.cache_clear()
 
 
 def test_a_guide_reaches_nets_that_take_one(tmp_path):
     onnx = pytest.importorskip("onnx")
     path = make_net(tmp_path / "tiny.onnx")
     rgb, guide = np.full((64, 64, 3), 0.2, np.float32), np.ones((64, 64), np.float32)
-    np.testing.assert_allclose(matting.open_modnet(path)(rgb, guide), 0.2, atol=1e-6)  # is not asked for one
+    np.testing.assert_allclose(nets.open_modnet(path)(rgb, guide), 0.2, atol=1e-6)  # is not asked for one
     model = onnx.load(str(path))
     model.graph.node[-1].input[0] = "told"
     model.graph.node.insert(3, onnx.helper.make_node("ReduceMean", ["guide"], ["mean_guide"], axes=[2, 3]))
@@ -212,13 +216,13 @@ def test_a_guide_reaches_nets_that_take_one(tmp_path):
     model.graph.input.append(onnx.helper.make_tensor_value_info("guide", onnx.TensorProto.FLOAT, [1, 1, "y", "x"]))
     model.graph.initializer.append(onnx.helper.make_tensor("guide", onnx.TensorProto.FLOAT, [1, 1, 1, 1], [2.0]))
     onnx.save(model, str(path))
-    look = matting.open_modnet(path)
+    look = nets.open_modnet(path)
     np.testing.assert_allclose(look(rgb, None), 0.4, atol=1e-6)
     np.testing.assert_allclose(look(rgb, 3 * guide), 0.6, atol=1e-6)
 
 
 def test_segmentations_speak_in_logits():
-    sure = matting.guide_of(np.array([0, 0.5, 1], np.float32))
+    sure = nets.guide_of(np.array([0, 0.5, 1], np.float32))
     assert sure[1] == 0
     assert sure[2] == pytest.approx(-sure[0], rel=1e-3)
     assert 2.5 < sure[2] < 3.5
@@ -247,7 +251,7 @@ def test_portrait_is_found_and_the_same_every_time(portrait, tmp_path, capfd):
     assert alpha[-10:, 100:200].min() == 1  # chest
     assert 0 < (np.abs(alpha - 0.5) < 0.45).mean() < 0.1  # soft, and only at the edge
     np.testing.assert_array_equal(np.round(alpha * 255) / 255, alpha.astype(np.float64).round(9).astype(np.float32))
-    matting.open_net.cache_clear()
+    nets.open_net.cache_clear()
     (again,) = matte(open_frames(small), MatteOptions("selfie"))
     np.testing.assert_array_equal(again, alpha)
     assert capfd.readouterr().err == ""  # mediapipe's own talk stays inside
@@ -255,7 +259,7 @@ def test_portrait_is_found_and_the_same_every_time(portrait, tmp_path, capfd):
 
 @pytest.mark.golden
 def test_matte_of_the_sample_portrait(portrait, golden):
-    matte = matting.matte_picture(read_photo(portrait).rgb, matting.selfie())
+    matte = matting.matte_picture(read_photo(portrait).rgb, nets.selfie())
     small = resize(matte, (128, 150))
     assert np.abs(small - golden("matte_sample_portrait", small)).mean() < 0.01  # CPUs differ in the last bits
 
@@ -268,7 +272,7 @@ def test_neighbours_calm_a_flicker(tmp_path):
     def flicker(rgb):
         return np.clip(base + 12 * (rgb[..., 0] - 0.515), 0, 1)
 
-    net = matting.Net("flicker", "0", flicker, coarse=False)
+    net = nets.Net("flicker", "0", flicker, coarse=False)
     shots = [np.full((32, 32, 3), 0.5 + 0.03 * value, np.float32) for value in rng.random(9)]
     frames = open_frames(write_video(tmp_path / "a", shots, 25))
     smooth = np.stack(list(matte(frames, MatteOptions("selfie"), net=net)))
@@ -278,7 +282,7 @@ def test_neighbours_calm_a_flicker(tmp_path):
 
 
 def test_nothing_is_smoothed_across_a_cut(tmp_path):
-    net = matting.Net("red", "0", lambda rgb: rgb[..., 0], coarse=False, guided=True)
+    net = nets.Net("red", "0", lambda rgb: rgb[..., 0], coarse=False, guided=True)
     shots = [np.full((32, 32, 3), value, np.float32) for value in (0.8, 0.8, 0.6, 0.6, 0.62)]
     frames = open_frames(write_video(tmp_path / "a", shots, 25))
     alphas = [float(alpha[5, 5]) for alpha in matte(frames, MatteOptions("selfie"), net=net)]

@@ -11,7 +11,8 @@ from flexavatar_cli.core.errors import InputError, UsageError
 from flexavatar_cli.media.frames import open_frames
 from flexavatar_cli.media.images import composite, read_photo, resize, write_png
 from flexavatar_cli.media.video import write_video
-from flexavatar_cli.stages.matting import Net, matte_picture, modnet, open_modnet, selfie
+from flexavatar_cli.stages.matting import matte_picture
+from flexavatar_cli.stages.matting.nets import Net, modnet, open_modnet, selfie
 from flexavatar_cli.training.matting.attire import clothes, polygon
 from flexavatar_cli.training.matting.cards import blend_cards
 from flexavatar_cli.training.matting.composites import Painter, band_of, composed, cut_inside, placement

@@ -8,7 +8,7 @@ import pytest
 from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.media.images import read_photo, write_png
 from flexavatar_cli.media.samples import sample_portrait
-from flexavatar_cli.stages.matting import open_net
+from flexavatar_cli.stages.matting.nets import open_net
 from flexavatar_cli.training.config import Phase, TrainConfig
 from flexavatar_cli.training.feed import Feed
 from flexavatar_cli.training.people import sources_in

@@ -11,7 +11,7 @@ pytest.importorskip("trimesh", reason="trimesh")
 from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.media.frames import open_frames
 from flexavatar_cli.media.images import write_png
-from flexavatar_cli.stages.matting import open_net
+from flexavatar_cli.stages.matting.nets import open_net
 from flexavatar_cli.stages.registration import Similarity
 from flexavatar_cli.stages.tracking.solver import rotation_of
 from flexavatar_cli.stages.trajectories import load_cameras, save_cameras

@@ -14,7 +14,7 @@ from flexavatar_cli.training.matting.training import Trainer, read_config
 
 def pack(arguments: argparse.Namespace) -> None:
     """Make the training pack, and the hold-out's heads below it."""
-    from flexavatar_cli.stages.matting import selfie
+    from flexavatar_cli.stages.matting.nets import selfie
 
     prepare_people(arguments.data, arguments.segmenter, arguments.pack, selfie())
     prepare_heads(arguments.data, arguments.pack / "held_out" / "head", 60, True, is_held_out, 0)
@@ -28,7 +28,7 @@ def ship(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Measure nets on the hold-out, one JSON row per net and kind of person."""
-    from flexavatar_cli.stages.matting import modnet, portrait, selfie
+    from flexavatar_cli.stages.matting.nets import modnet, portrait, selfie
 
     nets = {"selfie + guided filter": selfie()}
     for path in arguments.onnx:
@@ -40,7 +40,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 def tremble(arguments: argparse.Namespace) -> None:
     """Flicker of a clip's mattes with the segmentation and with our net, one picture at a time and smoothed."""
     from flexavatar_cli.media.frames import open_frames
-    from flexavatar_cli.stages.matting import portrait, selfie
+    from flexavatar_cli.stages.matting.nets import portrait, selfie
 
     frames = open_frames(arguments.clip)
     for net in (selfie(), portrait(arguments.onnx)):
@@ -52,7 +52,7 @@ def edges(arguments: argparse.Namespace) -> None:
     """The edge error of avatars of held-out people with the segmentation's mattes, ours and the true ones."""
     from flexavatar_cli.media.images import sheet, write_image
     from flexavatar_cli.stages.instruments import load_instruments
-    from flexavatar_cli.stages.matting import portrait, selfie
+    from flexavatar_cli.stages.matting.nets import portrait, selfie
     from flexavatar_cli.training.matting.edges import edge_errors, subjects
 
     instruments, pages = load_instruments(arguments.model), []
@@ -74,7 +74,7 @@ def limit(arguments: argparse.Namespace) -> None:
 def compare(arguments: argparse.Namespace) -> None:
     """A sheet of photos with the segmentation's mattes and ours."""
     from flexavatar_cli.media.images import write_image
-    from flexavatar_cli.stages.matting import portrait, selfie
+    from flexavatar_cli.stages.matting.nets import portrait, selfie
 
     write_image(arguments.sheet, comparison(arguments.photos, [selfie(), portrait(arguments.onnx)]))
 

@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset
 
 from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.media.images import to_float
-from flexavatar_cli.stages.matting import Probability, guide_of, selfie
+from flexavatar_cli.stages.matting.nets import Probability, guide_of, selfie
 from flexavatar_cli.training.matting.cutouts import UNKNOWN, is_held_out
 from flexavatar_cli.training.matting.grounds import behind, cluttered, painted
 

@@ -12,7 +12,10 @@ import numpy as np
 from PIL import Image
 
 from flexavatar_cli.media.images import to_float, to_uint8
-from flexavatar_cli.stages.matting import Net, attached, distance, foreground, matte_picture, whole
+from flexavatar_cli.stages.matting import matte_picture
+from flexavatar_cli.stages.matting.figures import attached, distance, whole
+from flexavatar_cli.stages.matting.foreground import foreground
+from flexavatar_cli.stages.matting.nets import Net
 
 log = logging.getLogger(__name__)
 

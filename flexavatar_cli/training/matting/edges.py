@@ -13,7 +13,8 @@ from flexavatar_cli.media.images import to_float, write_png
 from flexavatar_cli.stages import pipeline
 from flexavatar_cli.stages.animation import picture, puppet
 from flexavatar_cli.stages.instruments import Instruments
-from flexavatar_cli.stages.matting import Net, matte_picture
+from flexavatar_cli.stages.matting import matte_picture
+from flexavatar_cli.stages.matting.nets import Net
 from flexavatar_cli.stages.motion import recoded
 from flexavatar_cli.stages.observation import head_crop
 from flexavatar_cli.stages.workfolder import WorkFolder

@@ -124,6 +124,6 @@ class MattingNetwork(nn.Module):
     def forward(self, image: Tensor, guide: Tensor | None = None) -> Tensor:
         """Alpha [B, 1, H, W] in 0..1.
 
-        A `guide` [B or 1, 1, h, w] is what a segmentation says (`stages.matting.guide_of`), 0 = nothing.
+        A `guide` [B or 1, 1, h, w] is what a segmentation says (`stages.matting.nets.guide_of`), 0 = nothing.
         """
         return torch.sigmoid(self.branches(image, guide)[2])
