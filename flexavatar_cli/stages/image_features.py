@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 
 from flexavatar_cli import weights
 from flexavatar_cli.core.errors import InputError, WeightsError
+from flexavatar_cli.core.pretrained import load_frozen
 from flexavatar_cli.media.frame_files import read_npy
 
 ENTRY = "dinov2"  # of the registry
@@ -55,19 +55,9 @@ def dinov2_features(picture: np.ndarray, channels: int) -> Tensor:
             "or give features computed elsewhere with --image-features FILE.npy"
         )
     from transformers import Dinov2WithRegistersModel
-    from transformers.utils import logging as talk
 
     folder = weights.verify(ENTRY)[0].path.parent
-    talk.disable_progress_bar()
-    try:
-        network, loaded = Dinov2WithRegistersModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise WeightsError(f"{folder}: not DINOv2 with registers ({str(error).splitlines()[0][:100]})") from error
-    if loaded["missing_keys"]:
-        raise WeightsError(f"{folder}: not DINOv2 with registers (it lacks {sorted(loaded['missing_keys'])[0]})")
-    network.eval()
+    network = load_frozen(Dinov2WithRegistersModel, folder, "DINOv2 with registers")
     config = network.config
     if (config.hidden_size, config.patch_size) != (channels, PATCH):
         raise WeightsError(f"{folder}: {config.hidden_size} channels and patches of {config.patch_size}, not ViT-B/14")

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 
 from flexavatar_cli import weights
-from flexavatar_cli.core.errors import WeightsError
+from flexavatar_cli.core.pretrained import load_frozen
 
 log = logging.getLogger(__name__)
 
@@ -89,17 +88,6 @@ def sam_features(network: Any) -> Callable[[Tensor], Tensor]:
 def _network(entry: str) -> Any:
     """The frozen network of a registry entry. Raises WeightsError."""
     from transformers import Dinov2Model, Sam2Model
-    from transformers.utils import logging as talk
 
     folder = weights.verify(entry)[0].path.parent
-    kind = Sam2Model if entry == NAMES["SAM"] else Dinov2Model
-    talk.disable_progress_bar()
-    try:
-        network, loaded = kind.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise WeightsError(f"{folder}: not {entry} ({str(error).splitlines()[0][:100]})") from error
-    if loaded["missing_keys"]:
-        raise WeightsError(f"{folder}: not {entry} (it lacks {sorted(loaded['missing_keys'])[0]})")
-    return network.eval().requires_grad_(False)
+    return load_frozen(Sam2Model if entry == NAMES["SAM"] else Dinov2Model, folder, entry)
