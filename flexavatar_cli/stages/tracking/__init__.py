@@ -1,7 +1,6 @@
 """Frames to a Track: FaceMesh landmarks, a shared identity, pose and expression, registered looks, gaze and blinks."""
 
 import dataclasses
-import itertools
 import logging
 import operator
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +15,7 @@ from flexavatar_cli.heads import HeadModel, load_head
 from flexavatar_cli.stages.tracking import eyes, solver
 from flexavatar_cli.stages.tracking.appearance import BROWS, Look, Skin, registered
 from flexavatar_cli.stages.tracking.landmarks import FaceFollower, eye_distance, face_height, to_uint8
-from flexavatar_cli.stages.tracking.smoothing import segments, smooth, smooth_rotations
+from flexavatar_cli.stages.tracking.smoothing import cuts, runs, smooth, smooth_rotations
 
 __all__ = ["Track", "TrackOptions", "relative_error", "track", "track_landmarks"]
 
@@ -32,7 +31,6 @@ GAINS = {
 }  # fmt: skip
 NEAREST_FOCAL = 0.7  # crop sides; the camera would be 24 cm from the head
 FEWEST_LOOKS = 8  # frames whose mean look is better than each frame's landmarks; photos stay with the landmarks
-CUT = 0.6  # outer-eye distances from one frame to the next: no head moves so fast
 OPEN_EYES = 1.0  # lid opening of a person at rest, relative to the model with that person's identity
 
 
@@ -99,9 +97,10 @@ def track_landmarks(
     weights = solver.Weights(options.identity_weight, options.expression_weight)
     identity = _identity(model, seen, lens, weights, options.identity_frames)
     total = _phases(len(looks)) * len(landmarks)
+    cut = cuts(seen)
     solutions: list[solver.Solution] = []
     for k in range(len(seen)):
-        start = solutions[-1] if solutions and _steady(seen[k - 1], seen[k]) else None
+        start = solutions[-1] if solutions and not cut[k] else None
         solutions.append(solver.solve(model, seen[k : k + 1], lens, weights, identity, start))
         if on_step:
             on_step(len(landmarks) + k + 1, total)
@@ -121,11 +120,9 @@ def track_landmarks(
         row = ARKIT_NAMES.index(name)
         expression[:, row] = np.minimum(expression[:, row] * gain, 1)
     frames = np.flatnonzero(valid)
-    jump = np.full(len(landmarks), np.inf)
-    jump[frames[1:]] = [_jump(a, b) for a, b in itertools.pairwise(seen)]
-    runs = [np.searchsorted(frames, run) for run in segments(valid, jump, CUT)]
-    poses, expression = _smoothed(poses, expression, runs, options.smoothing)
-    expression, gaze = _eyes(model, seen, lens, poses, identity, expression, runs, options.smoothing)
+    parts = runs(frames, cut)
+    poses, expression = _smoothed(poses, expression, parts, options.smoothing)
+    expression, gaze = _eyes(model, seen, lens, poses, identity, expression, parts, options.smoothing)
     error_px, error = solver.reprojection(model, seen, lens, poses, identity, expression)
     angles = solver.head_angles(poses)
     code = np.concatenate([expression, gaze.reshape(-1, 4), angles], -1)
@@ -191,15 +188,6 @@ def _lens(seen: np.ndarray, size: tuple[int, int], fov: float | None, focal_px: 
     return solver.Pinhole(focal_px or FOCAL * crop, centre)
 
 
-def _jump(before: np.ndarray, after: np.ndarray) -> float:
-    """Mean motion of the landmarks [478, 2] in outer-eye distances."""
-    return float(np.linalg.norm(after - before, axis=-1).mean() / max(float(eye_distance(before)), 1e-6))
-
-
-def _steady(before: np.ndarray, after: np.ndarray) -> bool:
-    return _jump(before, after) < CUT
-
-
 def _identity(
     model: solver.LandmarkModel, seen: np.ndarray, lens: solver.Pinhole, weights: solver.Weights, most: int
 ) -> np.ndarray:  # [K]
@@ -232,10 +220,10 @@ def _spread(seen: np.ndarray, most: int) -> np.ndarray:
 
 
 def _smoothed(
-    poses: solver.Poses, expression: np.ndarray, runs: list[np.ndarray], sigma: float
+    poses: solver.Poses, expression: np.ndarray, parts: list[np.ndarray], sigma: float
 ) -> tuple[solver.Poses, np.ndarray]:
     rotation, translation, result = poses.rotation.copy(), poses.translation.copy(), expression.copy()
-    for run in runs:
+    for run in parts:
         rotation[run] = smooth_rotations(rotation[run], sigma)
         translation[run] = smooth(translation[run], sigma)
         result[run] = smooth(expression[run], sigma)
@@ -249,7 +237,7 @@ def _eyes(
     poses: solver.Poses,
     identity: np.ndarray,
     expression: np.ndarray,
-    runs: list[np.ndarray],
+    parts: list[np.ndarray],
     sigma: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Expression [T, 52] with eyeLook and blinks put in, and gaze [T, 2, 2] in radians."""
@@ -259,12 +247,12 @@ def _eyes(
     reference = eyes.open_eyes(opening, OPEN_EYES)
     raw = eyes.seen_gaze(model, seen, lens, poses, identity, expression)
     gaze = eyes.true_gaze(raw, (opening / reference).min(1) > eyes.HALF_CLOSED)
-    for run in runs:
+    for run in parts:
         gaze[run] = smooth(gaze[run], sigma)
     for row, weight in eyes.look_shapes(gaze).items():
         expression[:, row] = weight
     blink, wide = eyes.blinks(opening, reference), eyes.wides(opening, reference)
-    for run in runs:  # peaks stay, the rest is smoothed: blinks last a few frames only
+    for run in parts:  # peaks stay, the rest is smoothed: blinks last a few frames only
         peak = np.clip((blink[run] - 0.15) / 0.2, 0, 1)
         blink[run] = peak * blink[run] + (1 - peak) * smooth(blink[run], sigma)
         wide[run] = smooth(wide[run], sigma)

@@ -18,7 +18,7 @@ from flexavatar_cli.core.track import Track
 from flexavatar_cli.heads.flame import LANDMARKS, FlameHead
 from flexavatar_cli.stages.published import LID_CLOSED, gaze_rotation
 from flexavatar_cli.stages.tracking import solver
-from flexavatar_cli.stages.tracking.smoothing import segments, smooth, smooth_rotations
+from flexavatar_cli.stages.tracking.smoothing import cuts, runs, smooth, smooth_rotations
 
 log = logging.getLogger(__name__)
 
@@ -115,9 +115,10 @@ def track_flame(
     pick = faces[np.unique(np.linspace(0, len(faces) - 1, SHAPE_FRAMES).astype(int))]
     shape = np.zeros(rows.shape.shape[-1])
     shape = np.mean([_solve(rows, seen, at, None, shape).shape for at in pick], 0)
+    cut = cuts(seen.landmarks[faces].astype(np.float64))
     states: list[State] = []
     for number, at in enumerate(faces):
-        near = states[-1] if states and faces[number - 1] == at - 1 else None
+        near = states[-1] if states and faces[number - 1] == at - 1 and not cut[number] else None
         states.append(_solve(rows, seen, at, near, shape, free_shape=False))
         if on_step is not None:
             on_step(number + 1, len(faces))
@@ -125,13 +126,10 @@ def track_flame(
         np.stack([getattr(state, name) for state in states])
         for name in ("rotation", "translation", "jaw", "expression")
     )
-    if smoothing > 0 and len(faces) > 1:
-        valid = seen.confidence > 0
-        for run in segments(valid, np.where(valid, 0.0, np.inf), 1.0):
-            place = np.searchsorted(faces, run)
-            rotation[place] = smooth_rotations(rotation[place], smoothing)
-            for values in (translation, jaw, expression):
-                values[place] = smooth(values[place], smoothing)
+    for run in runs(faces, cut):
+        rotation[run] = smooth_rotations(rotation[run], smoothing)
+        for values in (translation, jaw, expression):
+            values[run] = smooth(values[run], smoothing)
     error = _errors(rows, seen, faces, rotation, translation, jaw, expression, shape)
     log.info("FLAME: landmark error %.2f px", error.mean())
     nearest = np.abs(np.arange(len(seen))[:, None] - faces).argmin(1)

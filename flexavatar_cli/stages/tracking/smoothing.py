@@ -2,16 +2,20 @@
 
 import numpy as np
 
+from flexavatar_cli.stages.tracking.landmarks import eye_distance
 
-def segments(valid: np.ndarray, jump: np.ndarray, limit: float) -> list[np.ndarray]:
-    """Runs of frame numbers without a missing frame (`valid` [T] bool) or a jump [T] beyond `limit` into the frame."""
-    runs: list[list[int]] = []
-    for frame in np.flatnonzero(valid):
-        if runs and runs[-1][-1] == frame - 1 and jump[frame] <= limit:
-            runs[-1].append(int(frame))
-        else:
-            runs.append([int(frame)])
-    return [np.array(run) for run in runs]
+CUT = 0.6  # outer-eye distances from one frame to the next: no head moves so fast
+
+
+def cuts(seen: np.ndarray) -> np.ndarray:  # [F, 478, 2] landmarks -> [F] bool
+    """Whether the landmarks jump from the frame before to this one."""
+    moved = np.linalg.norm(np.diff(seen, axis=0), axis=-1).mean(-1)
+    return np.append(False, moved > CUT * np.maximum(eye_distance(seen[:-1]), 1e-6))
+
+
+def runs(frames: np.ndarray, cut: np.ndarray) -> list[np.ndarray]:
+    """Positions in `frames` [F], ascending numbers, parted where one is missing and where `cut` [F] says so."""
+    return np.split(np.arange(len(frames)), np.flatnonzero(cut[1:] | (np.diff(frames) > 1)) + 1)
 
 
 def smooth(values: np.ndarray, sigma: float) -> np.ndarray:

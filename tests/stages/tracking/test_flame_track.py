@@ -74,6 +74,15 @@ def test_gaze_and_lids_are_taken_over(found):
     assert (found.expression_code[:, 114:120] == [1, 0, 0, 0, 1, 0]).all(), "the neck rests"
 
 
+def test_nothing_is_smoothed_across_a_cut(seen, flame):
+    """Landmarks that jump across the picture: the second and third frame share no values with the first."""
+    landmarks = seen.landmarks[[0, 1, 1]] + np.array([[[0, 0]], [[150, 0]], [[150, 0]]], np.float32)
+    cut = Track(**(vars(seen) | {"landmarks": landmarks, "expression_code": seen.expression_code[[0, 1, 1]]}))
+    rough, calm = (track_flame(cut, flame, smoothing) for smoothing in (0.0, 2.0))
+    np.testing.assert_allclose(calm.cam2world, rough.cam2world, atol=1e-3)
+    np.testing.assert_allclose(calm.expression_code, rough.expression_code, atol=0.02)
+
+
 def test_frames_without_a_face_repeat_a_neighbour(seen, flame):
     values = vars(seen) | {"confidence": np.array([0, 1, 0], np.float32)}
     result = track_flame(Track(**values), flame)

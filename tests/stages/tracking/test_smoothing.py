@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from flexavatar_cli.stages.tracking.smoothing import segments, smooth, smooth_rotations
+from flexavatar_cli.stages.tracking.landmarks import EYES_OUTER
+from flexavatar_cli.stages.tracking.smoothing import CUT, cuts, runs, smooth, smooth_rotations
 from flexavatar_cli.stages.tracking.solver import rotation_of
 
 
@@ -30,7 +31,12 @@ def test_smoothed_rotations_are_rotations():
     np.testing.assert_allclose(np.linalg.det(found), 1)
 
 
-def test_segments_end_at_gaps_and_cuts():
-    valid = np.array([0, 1, 1, 0, 1, 1, 1], bool)
-    jump = np.array([np.inf, np.inf, 0.1, np.inf, 0.1, 0.1, 0.9])
-    assert [list(run) for run in segments(valid, jump, 0.5)] == [[1, 2], [4, 5], [6]]
+def test_runs_end_at_gaps_and_cuts():
+    face = np.random.default_rng(2).uniform(0, 100, (478, 2))
+    face[list(EYES_OUTER)] = [0, 0], [50, 0]
+    steps = np.array([0, 0.9, 0.9, 0.9, 1.1]) * CUT * 50  # pixels
+    seen = face + np.cumsum(steps)[:, None, None] * [0.6, 0.8]
+    cut = cuts(seen)
+    assert cut.tolist() == [False, False, False, False, True]
+    assert [run.tolist() for run in runs(np.array([1, 2, 4, 5, 6]), cut)] == [[0, 1], [2, 3], [4]]
+    assert [run.tolist() for run in runs(np.array([7]), cuts(seen[:1]))] == [[0]]
