@@ -8,7 +8,7 @@ import numpy as np
 
 from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.media import video
-from flexavatar_cli.media.images import Photo, is_photo, quiet_open, read_photo
+from flexavatar_cli.media.images import Photo, is_photo, quiet_open, read_photo, upright_size
 
 STILL_FPS = 25.0  # of photos and folders, which have no rate of their own
 
@@ -86,7 +86,7 @@ def open_inputs(paths: Iterable[Path | str]) -> list[Frames]:
             sizes = set()
             for picture in pictures:
                 with quiet_open(picture) as image:
-                    sizes.add(image.size)
+                    sizes.add(upright_size(image))
             if len(sizes) > 1:
                 opened += [open_frames(picture) for picture in pictures]
                 continue

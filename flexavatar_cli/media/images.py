@@ -21,7 +21,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000", "TGA
 LARGEST_PIXELS = 64_000_000  # refused above, before decoding: 64 MP are 190 MB as RGB bytes
 LONGEST_SIDE = 4096  # shrunk to this; the head is seen at 512 pixels
 FILM_DIAGONAL_MM = 43.267  # of 36 x 24 mm, which "35 mm equivalent" refers to
-EXIF_IFD, FOCAL_35MM = 0x8769, 0xA405
+ORIENTATION, EXIF_IFD, FOCAL_35MM = 0x0112, 0x8769, 0xA405
+BROKEN_EXIF = (ValueError, TypeError, OSError, SyntaxError, KeyError, ZeroDivisionError)  # what Pillow says about one
 
 
 @dataclass(frozen=True)
@@ -107,17 +108,28 @@ def focal_35mm(image: Image.Image) -> float | None:
     """The EXIF's 35 mm equivalent focal length, if it states a plausible one."""
     try:
         value = float(image.getexif().get_ifd(EXIF_IFD).get(FOCAL_35MM, 0))
-    except (ValueError, TypeError, OSError, SyntaxError, KeyError, ZeroDivisionError):
+    except BROKEN_EXIF:
         return None  # a broken EXIF says nothing
     return value if 8 <= value <= 1200 else None
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of a photo as it is shown, which its EXIF may have turned; without decoding it."""
+    try:
+        # not `image.getexif()`: of a PNG without an EXIF it decodes everything, to look for one at the end
+        turned = Image.Image.getexif(image).get(ORIENTATION) in (5, 6, 7, 8)
+    except BROKEN_EXIF:
+        turned = False
+    return image.size[::-1] if turned else image.size
 
 
 def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """An 8-bit sRGB image and its alpha ("L"), from any of Pillow's modes, both shrunk to LONGEST_SIDE."""
     alpha = None
     if image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        alpha = image.getchannel("A")
+        whole = image.convert("RGBA")
+        alpha = whole.getchannel("A")
+        image = image.convert("L") if image.mode in ("L", "LA") else whole  # a grey picture's profile is one of greys
         if alpha.getextrema()[0] == 255:
             alpha = None
     if image.mode.startswith(("I", "F")):  # 16 bit, 32 bit and float grey
@@ -136,8 +148,10 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 def to_srgb(image: Image.Image) -> Image.Image:
     """The image in mode RGB, through its colour profile if it carries a usable one (phones write Display P3)."""
+    if image.mode not in ("RGB", "CMYK", "L"):
+        image = image.convert("RGB")
     profile = image.info.get("icc_profile")
-    if profile and image.mode in ("RGB", "CMYK", "L"):
+    if profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.media.frames import open_frames, open_inputs
-from flexavatar_cli.media.images import write_png
+from flexavatar_cli.media.images import ORIENTATION, to_uint8, write_png
 from flexavatar_cli.media.video import write_video
 
 
@@ -45,3 +46,19 @@ def test_a_folder_of_photos_opens_one_by_one(tmp_path, picture):
 def test_an_empty_folder_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="no pictures"):
         open_frames(tmp_path)
+
+
+def test_sizes_are_those_of_the_upright_pictures(tmp_path, picture):
+    """A camera held upright stores the same picture lying, and says so; one held level stores another one as large."""
+    lying = Image.Exif()
+    lying[ORIENTATION] = 6
+    stored = Image.fromarray(to_uint8(picture))
+    (tmp_path / "frames").mkdir()
+    stored.save(tmp_path / "frames" / "a.jpg")
+    stored.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "frames" / "b.jpg", exif=lying)
+    (frames,) = open_inputs([tmp_path / "frames"])
+    assert [frame.shape for frame in frames] == [(48, 64, 3)] * 2
+    (tmp_path / "photos").mkdir()
+    stored.save(tmp_path / "photos" / "a.png")
+    stored.save(tmp_path / "photos" / "b.png", exif=lying)
+    assert [(photo.width, photo.height) for photo in open_inputs([tmp_path / "photos"])] == [(64, 48), (48, 64)]

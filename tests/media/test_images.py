@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.media import images
@@ -39,24 +39,48 @@ def test_exif_focal_length_in_pixels(tmp_path, picture):
 def test_every_mode_becomes_rgb(tmp_path, picture):
     colour = Image.fromarray(to_uint8(picture))
     grey16 = Image.fromarray((picture[..., 0] * 65535).astype(np.uint16))
+    grey, bits = picture @ [0.299, 0.587, 0.114], np.asarray(colour.convert("1"), np.float32)
     cases = {
-        "grey": (colour.convert("L"), "png", None),
-        "one bit": (colour.convert("1"), "png", None),
-        "palette": (colour.quantize(256), "png", 0.15),
-        "cmyk": (colour.convert("CMYK"), "tif", 0.02),
-        "jpeg": (colour, "jpg", 0.2),
-        "webp": (colour, "webp", 0.3),
-        "bmp": (colour, "bmp", 1e-6),
+        "grey": (colour.convert("L"), "png", np.dstack([grey] * 3), 1 / 255),
+        "one bit": (colour.convert("1"), "png", np.dstack([bits] * 3), 1e-6),
+        "palette": (colour.quantize(256), "png", picture, 0.15),
+        "cmyk": (colour.convert("CMYK"), "tif", picture, 0.02),
+        "jpeg": (colour, "jpg", picture, 0.2),
+        "webp": (colour, "webp", picture, 0.3),
+        "bmp": (colour, "bmp", picture, 1e-6),
     }
-    for name, (image, suffix, tolerance) in cases.items():
+    for name, (image, suffix, wanted, tolerance) in cases.items():
         image.save(tmp_path / f"a.{suffix}")
         photo = read_photo(tmp_path / f"a.{suffix}")
         assert photo.rgb.shape == (48, 64, 3), name
         assert photo.alpha is None, name
-        if tolerance:
-            np.testing.assert_allclose(photo.rgb, picture, atol=tolerance, err_msg=name)
+        np.testing.assert_allclose(photo.rgb, wanted, atol=tolerance, err_msg=name)
     grey16.save(tmp_path / "a.png")
     np.testing.assert_allclose(read_photo(tmp_path / "a.png").rgb[..., 1], picture[..., 0], atol=1 / 255)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "P with transparency"])
+def test_colour_profiles_are_applied(tmp_path, picture, mode):
+    """sRGB with red and blue exchanged: what is stored the wrong way round comes out right."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = srgb.replace(b"rXYZ", b"none").replace(b"bXYZ", b"rXYZ").replace(b"none", b"bXYZ")
+    flat = np.round(picture * 3) / 3  # few enough colours for a palette
+    image = Image.fromarray(to_uint8(flat[..., ::-1]))
+    extras = {"transparency": 0} if mode == "P with transparency" else {}
+    image = image.quantize(256) if mode[0] == "P" else image.convert(mode)
+    image.putalpha(Image.linear_gradient("L").resize(image.size)) if mode == "RGBA" else None
+    image.save(tmp_path / "a.png", icc_profile=profile, **extras)
+    np.testing.assert_allclose(read_photo(tmp_path / "a.png").rgb, flat, atol=2 / 255)
+
+
+def test_the_profile_of_a_grey_picture_with_alpha_is_one_of_greys(tmp_path, picture, monkeypatch):
+    seen = []
+    monkeypatch.setattr(images, "to_srgb", lambda image: seen.append(image.mode) or image.convert("RGB"))
+    Image.fromarray(to_uint8(picture[..., :2]), "LA").save(tmp_path / "a.png")
+    photo = read_photo(tmp_path / "a.png")
+    assert seen == ["L"]
+    np.testing.assert_allclose(photo.rgb[..., 2], picture[..., 0], atol=1e-6)
+    np.testing.assert_allclose(photo.alpha, picture[..., 1], atol=1e-6)
 
 
 def test_alpha_is_kept_and_a_solid_one_is_not(tmp_path, picture):
