@@ -23,12 +23,12 @@ from flexavatar_cli.stages.camera_refinement import CameraRefinement
 from flexavatar_cli.stages.instruments import Instruments
 from flexavatar_cli.stages.observation import Observation
 from flexavatar_cli.stages.rig import expressed
+from flexavatar_cli.stages.workfolder import program_digest
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_STEPS = 50
 FINAL_RATE = 5e-2  # of the first learning rate, end of the cosine (SPEC 11: 1e-2 to 5e-4)
-FORMAT = "fit-2"  # of checkpoints: those of another are not taken up
 TAIL = 20  # steps whose mean is the loss that is reported
 
 
@@ -50,6 +50,7 @@ class Objective(ABC):
     ) -> None:
         self.avatar, self.observations, self.options, self.seed = avatar, observations, options, seed
         self.figure: Puppet = replace(puppet(avatar, instruments), quick=None)  # the quick anchor has no gradients
+        self.made_with = instruments.digests
         self.model, self.device, self.backend = instruments.model, instruments.device, instruments.backend
         self.sink = torch.tensor([self.figure.sink], device=self.device)
         self.start = self.figure.code[None]
@@ -79,7 +80,7 @@ class Objective(ABC):
     @property
     def key(self) -> str:
         """sha256 of everything that decides the result: a checkpoint of another fit must not be taken up."""
-        words = [FORMAT, self.avatar.digest, repr(self.options), str(self.seed)]
+        words = [program_digest(), *self.made_with.values(), self.avatar.digest, repr(self.options), str(self.seed)]
         for seen in self.observations:
             parts = (seen.image, seen.alpha, seen.expression, seen.camera.cam2world, seen.camera.intrinsics)
             words.append(digest_bytes(*(np.ascontiguousarray(part).tobytes() for part in parts)))

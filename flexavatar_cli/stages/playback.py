@@ -29,6 +29,7 @@ from flexavatar_cli.core.files import replacing
 from flexavatar_cli.core.options import PlaybackOptions
 from flexavatar_cli.stages import motion, trajectories
 from flexavatar_cli.stages.animation import CHUNK, Puppet, picture
+from flexavatar_cli.stages.workfolder import program_digest
 
 log = logging.getLogger(__name__)
 
@@ -244,16 +245,16 @@ def find_or_build(
     options: PlaybackOptions = PlaybackOptions(),
     on_step: OnStep | None = None,
 ) -> Playback:
-    """The playback in the file, if it is this avatar's; else it is built and written there.
+    """The playback in the file, if it is this avatar's and this program's; else it is built and written there.
 
     Raises InputError if the file is damaged or no playback, UsageError if the avatar's expressions are not ARKit's.
     """
     texels = len(figure.instruments.model.texel_index)
     if path.exists():
         found = Playback.load(path)
-        if found.avatar == avatar.digest:
+        if found.avatar == avatar.digest and found.notes.get("program") == program_digest():
             return found.require(avatar, texels)
-        log.warning("%s: made of another avatar, built anew", path)
+        log.warning("%s: made of another avatar or by another version of this program, built anew", path)
     built = build(avatar, figure, options, on_step)
     try:
         built.save(path)
@@ -296,6 +297,7 @@ def build(
     best = min(tried, key=lambda entry: entry["head"])
     notes = {"rank": best["rank"], "mean_abs_255": best["head"], "whole_picture_255": best["whole"], "tried": tried}
     notes |= {"seconds": round(time.monotonic() - start, 1), "options": asdict(options)}
+    notes["program"] = program_digest()
     log.info("playback of rank %d, mean error %.2f/255 on the head", best["rank"], best["head"])
     return replace(whole.truncated(int(best["rank"])), notes=notes)
 

@@ -190,6 +190,12 @@ def test_a_checkpoint_of_another_fit_is_not_used(avatar, observation, instrument
     path = tmp_path / "fit.ckpt"
     optimisation(avatar, observation, instruments, 3, path).run()
     assert optimisation(avatar, observation, instruments, 4, path).step == 0
+    assert optimisation(avatar, observation, instruments, 3, path).step == 2
+    elsewhere = optimisation(avatar, observation, instruments, 3).objective
+    elsewhere.made_with = elsewhere.made_with | {"backend": "gsplat"}
+    assert Optimisation(elsewhere, path).step == 0
+    monkeypatch.setattr("flexavatar_cli.stages.optimisation.program_digest", lambda: "of another version")
+    assert optimisation(avatar, observation, instruments, 3, path).step == 0
 
 
 def test_shared_adam_steps_by_visibility():

@@ -112,6 +112,15 @@ def test_another_avatars_playback_is_refused_and_built_anew(built, figure, grey_
     assert playback.Playback.load(path).avatar == other.digest
 
 
+def test_the_playback_of_another_version_is_built_anew(built, figure, grey_avatar, tmp_path, caplog):
+    old = dataclasses.replace(built, notes=built.notes | {"program": "0" * 64})
+    path = old.save(tmp_path / "old.playback.safetensors")
+    options = PlaybackOptions(samples=54, held_out=2, size=48)
+    with caplog.at_level(logging.WARNING):
+        assert playback.find_or_build(grey_avatar, path, figure, options).notes["program"] == built.notes["program"]
+    assert "another version" in caplog.text
+
+
 def spoil(name):
     """One way each in which a file can lie."""
 
