@@ -106,7 +106,7 @@ def at_precision(figure: Puppet, kind: str, compiled: bool) -> Puppet:
             made = network(figure.code.expand(len(expressions), -1, -1), expressions, sink)
         use_precision("float32")
         made = made.map(lambda values: values.float())
-        return settled(figure.anchor, made) if figure.anchor is not None else made
+        return settled(figure.anchor, made, expressions) if figure.anchor is not None else made
 
     return dataclasses.replace(figure, decode=decode)
 

@@ -120,7 +120,7 @@ class Bench:
         instruments, options = self.instruments, self.options
         names = shot.track.expression_names
         seen = observe(shot, [frame])[0]
-        anchor = rig_anchor(instruments.head.to(instruments.device), instruments.model.resolution)
+        anchor = rig_anchor(instruments.head, instruments.model.resolution, instruments.device)
         bodies: list[Body] = [ProjectedPhoto(seen, self.prior, anchor, instruments, names)]
         sinks = ("3d", "2d") if options.sink == "both" else (options.sink,)
         avatars = {}

@@ -104,7 +104,7 @@ def puppet(avatar: Avatar, instruments: Instruments) -> Puppet:
     device = instruments.device
     model = instruments.model
     rigged = model.config.anchor == "rigged"
-    anchor = rig_anchor(instruments.head.to(device), model.resolution) if rigged else None
+    anchor = rig_anchor(instruments.head, model.resolution, device) if rigged else None
     identity = torch.from_numpy(avatar.identity.copy()).to(device)
     return Puppet(
         instruments,

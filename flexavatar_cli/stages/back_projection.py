@@ -20,7 +20,6 @@ def back_projected(
     camera: Camera,  # one camera
     picture: Tensor,  # [H, W, 3] composited on white
     mask: Tensor,  # [H, W] pixels that count
-    backend: str,
 ) -> tuple[Tensor, Tensor]:
     """The error [N, 3] of each Gaussian's colour, and the share [N] of its own footprint that reaches the picture.
 
@@ -28,7 +27,7 @@ def back_projected(
     """
     with torch.enable_grad():
         colors = gaussians.colors.detach().clone().requires_grad_(True)
-        rgb, _ = render(replace(gaussians.detach(), colors=colors), camera, background=torch.ones(3), backend=backend)
+        rgb, _ = render(replace(gaussians.detach(), colors=colors), camera, background=torch.ones(3))
         error = (picture - rgb[0]).detach() * mask[..., None]
         (weighted,) = torch.autograd.grad((rgb[0] * error).sum(), colors, retain_graph=True)
         (weight,) = torch.autograd.grad((rgb[0, ..., 0] * mask).sum(), colors)

@@ -142,7 +142,7 @@ class Draft:
         for _ in range(PROJECTIONS):
             attributes = self.attributes()
             gaussians = rigged_gaussians(self.anchor, attributes, identity, self.expression[0].cpu())
-            error, share = back_projected(gaussians, seen.camera, picture, solid, self.instruments.backend)
+            error, share = back_projected(gaussians, seen.camera, picture, solid)
             shown = ramp(share, SHOWN) * uncovered
             wanted = (attributes.color[0] + RELAXATION * shown[:, None] * error).minimum(brightest)
             self._add(color=wanted - attributes.color[0])

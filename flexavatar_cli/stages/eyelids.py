@@ -60,6 +60,10 @@ class Lid:
     around: Tensor  # [S] int64, everything around the eye
     influence: Tensor  # [M, S] of the latter on the former, rows sum to 1
 
+    def to(self, device: torch.device | str) -> "Lid":
+        """The same lid on `device`."""
+        return Lid(**{name: value.to(device) for name, value in vars(self).items()})
+
 
 def lids(head: HeadModel, grid: TexelGrid) -> tuple[Lid, ...]:
     """The left and the right lid."""

@@ -21,7 +21,6 @@ from flexavatar_cli.core.gaussians import Gaussians
 from flexavatar_cli.core.options import FitOptions
 from flexavatar_cli.core.track import Track
 from flexavatar_cli.heads.surface import surface
-from flexavatar_cli.heads.texels import TexelGrid
 from flexavatar_cli.stages.back_projection import visible_share
 from flexavatar_cli.stages.encoding import load_prior
 from flexavatar_cli.stages.hull import about_ears, liftable
@@ -170,11 +169,12 @@ class RiggedObjective(Objective):
         self.optimiser = SharedAdam(self.code)
         self.references: dict[int, TexelAttributes] = {}
         grid = instruments.head.texels(self.model.resolution)
+        places = surface(grid, instruments.head.template)
         prior, off = load_prior(instruments), lifted(self.anchor, self._reference(0)).cpu()
         names = instruments.head.part_names
         face, neck, bust = ((grid.part == names.index(name)).to(self.device) for name in ("face", "neck", "bust"))
         hair = hairiness(prior, off[None])[0].to(self.device)
-        ear = torch.from_numpy(about_ears(surface(grid, instruments.head.template).numpy())).to(self.device)
+        ear = torch.from_numpy(about_ears(places.numpy())).to(self.device)
         ear = ear * face * (1 - hair)
         share, painted = self._visible_share()
         trusted = torch.from_numpy(trusted_parts(instruments.head, grid)).to(self.device)
@@ -185,7 +185,7 @@ class RiggedObjective(Objective):
         self.unpainted = torch.maximum(self.hidden, (1 - painted / VISIBLE_SHARE).clamp(0, 1))
         self.grazing = (1 - share / FRONTAL_SHARE).clamp(0, 1)
         self.moving = self._token_gate(share)
-        self.nearness = self._nearness(grid)
+        self.nearness = self._nearness(places.to(self.device))
         self.unsure = self.grazing * (face | bust)
         self.even = torch.maximum(neck.float(), ear)
         self.rigid = ear
@@ -317,12 +317,11 @@ class RiggedObjective(Objective):
         found = examine(seen, instruments.head, self.model.resolution, off.numpy())
         return strangers(found, prior).to(self.device)
 
-    def _nearness(self, grid: TexelGrid) -> Tensor:  # [4, N, 1]
+    def _nearness(self, places: Tensor) -> Tensor:  # [N, 3] metres, of the template -> [4, N, 1]
         """Weight of each texel's neighbours, which sum to 1.
 
         The neck's texels are three times as high as wide: counted alike, its columns would part into a fringe.
         """
-        places = surface(grid, self.anchor.head.template).to(self.device)
         apart = (places[self.anchor.neighbours] - places).norm(dim=-1, keepdim=True)
         near = torch.where(apart > 0, 1 / (apart + NEAREST) ** 2, NO_NEIGHBOUR)
         return near / near.sum(0)

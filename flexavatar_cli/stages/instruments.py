@@ -1,5 +1,6 @@
 """The parts that every verb plays on: network, head model, device and rasteriser, loaded once and named in reports."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from flexavatar_cli.heads import HeadModel, load_head
 from flexavatar_cli.heads.flame import FlameHead, load_flame
 from flexavatar_cli.model import AvatarModel, load_model
 from flexavatar_cli.render import pick_backend
+
+log = logging.getLogger(__name__)
 
 SINKS = {"2d": 0, "3d": 1}  # rows of the bias-sink embedding: monocular, multi-view (SPEC 6.2)
 
@@ -108,9 +111,19 @@ def model_folder(name: str) -> Path:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called auto, cpu, cuda or cuda:N. Raises BackendError if this machine lacks it."""
+    """The device called auto, cpu, cuda or cuda:N. Raises BackendError if this machine lacks it.
+
+    "auto" is the GPU if pictures can be drawn there, else the CPU.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        try:
+            pick_backend("cuda")
+        except BackendError as error:
+            log.warning("working on the CPU instead of the GPU: %s", error)
+            return torch.device("cpu")
+        return torch.device("cuda")
     try:
         device = torch.device(name)
     except RuntimeError as error:

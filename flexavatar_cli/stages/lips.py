@@ -37,6 +37,10 @@ class Lips:
     lip: Tensor  # [S] int64, the rest of the lips
     influence: Tensor  # [M, S] of the latter on the former, rows sum to 1
 
+    def to(self, device: torch.device | str) -> "Lips":
+        """The same lips on `device`."""
+        return Lips(**{name: value.to(device) for name, value in vars(self).items()})
+
 
 @torch.no_grad()
 def lips(head: HeadModel, grid: TexelGrid) -> Lips:

@@ -47,12 +47,23 @@ class RigAnchor:
     lids: tuple[Lid, ...]
     lips: Lips
 
+    def to(self, device: torch.device | str) -> "RigAnchor":
+        """The same anchor, with its head, on `device`."""
+        names = ("head", "neighbours", "reach", "smoother", "lips")
+        moved = {name: getattr(self, name).to(device) for name in names}
+        return replace(self, **moved, lids=tuple(lid.to(device) for lid in self.lids))
 
-def rig_anchor(head: HeadModel, resolution: int) -> RigAnchor:
-    """Neighbour table, offset limits and smoother of the texels of `head` at `resolution`, made once per head."""
-    key = f"rig_{resolution}"
+
+def rig_anchor(
+    head: HeadModel,  # on the CPU
+    resolution: int,
+    device: torch.device | str = "cpu",
+) -> RigAnchor:
+    """Neighbour table, offset limits and smoother of the texels of `head`, made on the CPU, once for each `device`."""
+    key = f"rig_{resolution}_{device}"
     if key not in head.cache:
-        head.cache[key] = _make_anchor(head, resolution)
+        made = _make_anchor(head, resolution)
+        head.cache[key] = made if torch.device(device).type == "cpu" else made.to(device)
     return head.cache[key]
 
 

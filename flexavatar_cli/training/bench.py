@@ -55,7 +55,7 @@ def make_bench(head: HeadModel, pack: Pack, config: ModelConfig, resolution: int
         template,
         there,
         replace(prior, **moved),
-        rig_anchor(there, resolution) if static is None else None,
+        rig_anchor(head, resolution, device) if static is None else None,
         None if static is None else static.to(device),
     )
 

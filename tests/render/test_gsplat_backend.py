@@ -1,10 +1,13 @@
 """The CUDA rasteriser draws what its CPU twin draws."""
 
+import importlib.util
+
 import pytest
 import torch
 
+from flexavatar_cli.core.errors import BackendError
 from flexavatar_cli.core.gaussians import Gaussians
-from flexavatar_cli.render import render
+from flexavatar_cli.render import gsplat_backend, pick_backend, render
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="gpu: no CUDA device")
@@ -23,3 +26,19 @@ def test_twins_agree(make_scene, make_camera):
     for name in vars(here):
         a, b = getattr(here, name).grad, getattr(there, name).grad.cpu()
         assert (a - b).abs().max() < 0.01 * a.abs().max(), name
+
+
+def test_a_gsplat_that_cannot_draw_is_explained(monkeypatch, capsys):
+    """As without a toolkit to build its kernels with."""
+
+    def no_kernels() -> None:
+        print("No CUDA toolkit found")
+        raise AttributeError("'NoneType' object has no attribute 'projection'\nmore")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(gsplat_backend, "_draw_one", no_kernels)
+    gsplat_backend.require.cache_clear()
+    with pytest.raises(BackendError, match=r"'gsplat' does not work here .'NoneType' .* more.; use --device cpu"):
+        pick_backend("cuda")
+    assert capsys.readouterr().out == ""

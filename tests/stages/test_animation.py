@@ -10,6 +10,7 @@ import torch
 from flexavatar_cli.core.errors import BackendError, InputError, UsageError, WeightsError
 from flexavatar_cli.core.expression import INDEX
 from flexavatar_cli.evaluation.quality import holes
+from flexavatar_cli.render import gsplat_backend
 from flexavatar_cli.stages import animation, instruments, motion, trajectories
 
 SIZE = 96
@@ -137,6 +138,22 @@ def test_other_weights_are_refused(tiny_instruments, grey_avatar):
 def test_devices_that_are_not_there(name):
     with pytest.raises(BackendError, match="--device"):
         instruments.pick_device(name)
+
+
+def test_auto_is_the_gpu_only_if_pictures_can_be_drawn_there(monkeypatch, caplog):
+    def missing() -> None:
+        raise BackendError("gsplat is not here")
+
+    assert torch.cuda.is_available() or instruments.pick_device("auto").type == "cpu"
+    assert not caplog.text
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gsplat_backend, "require", lambda: None)
+    assert instruments.pick_device("auto").type == "cuda"
+    monkeypatch.setattr(gsplat_backend, "require", missing)
+    assert instruments.pick_device("auto").type == "cpu"
+    assert [record.getMessage() for record in caplog.records] == [
+        "working on the CPU instead of the GPU: gsplat is not here"
+    ]
 
 
 def test_unknown_models_are_named(tmp_path):

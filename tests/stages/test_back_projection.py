@@ -39,7 +39,7 @@ def test_rounds_of_back_projection_find_the_picture(camera):
     mask = torch.ones(SIZE, SIZE)
     before = (render(guess, camera, background=torch.ones(3))[0][0] - picture).abs().mean()
     for _ in range(8):
-        error, _ = back_projected(guess, camera, picture, mask, "cpu")
+        error, _ = back_projected(guess, camera, picture, mask)
         guess = replace(guess, colors=guess.colors + error)
     after = (render(guess, camera, background=torch.ones(3))[0][0] - picture).abs().mean()
     assert after < 0.25 * before
@@ -49,9 +49,9 @@ def test_what_hides_behind_has_no_share_and_masked_pixels_no_say(camera):
     near, far = wall(), wall(depth=-0.05)
     both = Gaussians(*(torch.cat([getattr(one, name) for one in (near, far)]) for name in vars(near)))
     picture = torch.zeros(SIZE, SIZE, 3)
-    _, share = back_projected(both, camera, picture, torch.ones(SIZE, SIZE), "cpu")
+    _, share = back_projected(both, camera, picture, torch.ones(SIZE, SIZE))
     front, behind = share.reshape(2, -1)
     assert behind.median() < 0.1 * front.median()
-    error, share = back_projected(both, camera, picture, torch.zeros(SIZE, SIZE), "cpu")
+    error, share = back_projected(both, camera, picture, torch.zeros(SIZE, SIZE))
     assert error.abs().max() == 0
     assert share.max() == 0
