@@ -61,7 +61,10 @@ class Track:
     def load(path: Path) -> "Track":
         """Read a `.track.npz`. Raises InputError naming what is wrong; never unpickles."""
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            archive = np.load(path, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise ValueError("one array alone, as in a .npy")
+            with archive:
                 values = {f.name: archive[f.name] for f in fields(Track)}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{path}: not a track file ({error})") from error
