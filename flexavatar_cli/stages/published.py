@@ -284,24 +284,6 @@ def full_turn(frames: int, size: int = CROP) -> Camera:
     return published_camera(np.stack([look_at(eye, TRAJECTORY_CENTRE) for eye in eyes]), size)
 
 
-def evaluation_views(size: int = CROP) -> Camera:
-    """The four published evaluation views at azimuth 0, 90, 180 and 270 degrees (SPEC 9.1)."""
-    angle = np.radians([0, 90, 180, 270])
-    eyes = np.stack([np.sin(angle), np.zeros(4), np.cos(angle)], -1) + TRAJECTORY_CENTRE
-    return published_camera(np.stack([look_at(eye, TRAJECTORY_CENTRE) for eye in eyes]), size)
-
-
-def blend_codes(first: np.ndarray, last: np.ndarray, frames: int) -> np.ndarray:  # [E], [E] -> [frames, E]
-    """Linear blend, end points included."""
-    share = np.linspace(0, 1, frames)[:, None]
-    return (first + share * (last - first)).astype(np.float32)
-
-
-def frame_choice(count: int, wanted: int) -> np.ndarray:
-    """Which of `count` frames are inputs: spread evenly, the first for 1, all for -1 (SPEC 10.3)."""
-    return np.arange(count) if wanted == -1 else np.trunc(np.linspace(0, count - 1, wanted)).astype(int)
-
-
 def code_from_arkit(code: np.ndarray) -> np.ndarray:  # [T, 59] -> [T, 135] float32
     """What ARKit curves say about a FLAME code without a fit: jaw, lids and gaze. Other shapes have no counterpart."""
     jaw = np.zeros((len(code), 3))

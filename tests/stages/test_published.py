@@ -90,11 +90,7 @@ def test_preprocessing_is_the_published_one(golden, number, case):
 def test_trajectories_are_the_published_ones(golden):
     np.testing.assert_allclose(published.frontal_circle(12).cam2world, golden["traj_frontal_12"], atol=2e-7)
     np.testing.assert_allclose(published.full_turn(12).cam2world, golden["traj_360_12"], atol=2e-7)
-    views = published.evaluation_views()
-    for number, angle in enumerate((0, 90, 180, 270)):
-        np.testing.assert_allclose(views.cam2world[number], golden[f"eval_cam_{angle}"], atol=2e-7)
-    np.testing.assert_allclose(views.intrinsics[0], golden["eval_K"])
-    np.testing.assert_allclose(published.blend_codes(np.zeros(1), np.ones(1), 12), golden["interp12"], atol=1e-7)
+    np.testing.assert_allclose(published.full_turn(1).intrinsics[0], golden["eval_K"])
 
 
 def test_a_track_survives_being_written_as_frames(tmp_path):
@@ -131,12 +127,6 @@ def test_a_bad_frame_in_a_folder_is_named(tmp_path):
     (tmp_path / "checkpoint" / "00001.frame").write_bytes(b"x")
     with pytest.raises(InputError, match=r"00001\.frame"):
         published.load_tracked(tmp_path)
-
-
-def test_frames_are_chosen_as_published():
-    assert published.frame_choice(10, 1).tolist() == [0]
-    assert published.frame_choice(10, 4).tolist() == [0, 3, 6, 9]
-    assert published.frame_choice(3, -1).tolist() == [0, 1, 2]
 
 
 def test_arkit_curves_move_jaw_lids_and_gaze():
