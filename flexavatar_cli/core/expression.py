@@ -1,5 +1,7 @@
 """The open-1 expression code: 52 ARKit blendshape weights, gaze of both eyes, head rotation."""
 
+import math
+
 ARKIT_NAMES = (
     "browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft", "browOuterUpRight",
     "cheekPuff", "cheekSquintLeft", "cheekSquintRight",
@@ -16,6 +18,7 @@ ARKIT_NAMES = (
 
 # Eyeball rotation in radians about the eye's own centre: yaw > 0 looks to the subject's left, pitch > 0 up.
 GAZE_NAMES = ("gazeLeftYaw", "gazeLeftPitch", "gazeRightYaw", "gazeRightPitch")
+LOOK_RADIANS = math.radians(28.0)  # of the eyeball at eyeLook* = 1, the slope measured against blendshape scores
 
 # Rotation of the head against the camera in radians. Rigid motion itself lives in the camera; this is a hint only.
 HEAD_NAMES = ("headYaw", "headPitch", "headRoll")

@@ -3,24 +3,33 @@
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 @contextmanager
 def native_silence() -> Iterator[None]:
-    """Swallow what native code (mediapipe, TensorFlow Lite) writes to file descriptor 2; show it if the block fails."""
+    """Swallow warnings and what native code (mediapipe, TensorFlow Lite) writes to file descriptor 2.
+
+    If the block fails, what native code wrote is shown.
+    """
     sys.stderr.flush()
-    keep = os.dup(2)
-    with tempfile.TemporaryFile() as swallowed:
+    try:
+        keep = os.dup(2)
+    except OSError:  # no stderr at all
+        yield
+        return
+    with tempfile.TemporaryFile() as swallowed, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         os.dup2(swallowed.fileno(), 2)
         try:
             yield
         except BaseException:
-            os.dup2(keep, 2)
             swallowed.seek(0)
-            os.write(2, swallowed.read())
+            os.write(keep, swallowed.read())
             raise
         finally:
+            sys.stderr.flush()
             os.dup2(keep, 2)
             os.close(keep)

@@ -1,6 +1,7 @@
 """What the tracker found in each frame, and its file (DESIGN section 2)."""
 
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -72,3 +73,14 @@ class Track:
         values["head_model"] = str(values["head_model"])
         values["fps"] = float(values["fps"])
         return Track(**values)
+
+
+def name_frames(numbers: Iterable[int]) -> str:
+    """Ascending frame numbers as ranges, e.g. "0-3, 7, 20-22"."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)

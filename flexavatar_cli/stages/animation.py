@@ -15,7 +15,7 @@ from flexavatar_cli.core.camera import Camera
 from flexavatar_cli.core.errors import UsageError
 from flexavatar_cli.core.flame import neutral_code
 from flexavatar_cli.core.gaussians import Gaussians
-from flexavatar_cli.core.track import Track
+from flexavatar_cli.core.track import Track, name_frames
 from flexavatar_cli.render import render_frames
 from flexavatar_cli.stages import motion as motions
 from flexavatar_cli.stages.eyelids import with_lids_closed
@@ -237,14 +237,3 @@ def render_video(
         yield image
         if on_step is not None:
             on_step(number + 1, len(motion))
-
-
-def name_frames(numbers: list[int]) -> str:
-    """Frame numbers as ranges, e.g. "0-3, 7, 20-22"."""
-    ranges: list[list[int]] = []
-    for number in numbers:
-        if ranges and number == ranges[-1][1] + 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)

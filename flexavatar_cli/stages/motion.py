@@ -10,7 +10,7 @@ import numpy as np
 
 from flexavatar_cli.core.camera import Camera
 from flexavatar_cli.core.errors import InputError
-from flexavatar_cli.core.expression import ARKIT_NAMES, EXPRESSION_NAMES, INDEX
+from flexavatar_cli.core.expression import ARKIT_NAMES, EXPRESSION_NAMES, INDEX, LOOK_RADIANS
 from flexavatar_cli.core.flame import FLAME_NAMES
 from flexavatar_cli.core.track import Track
 from flexavatar_cli.stages import published, trajectories
@@ -19,7 +19,6 @@ log = logging.getLogger(__name__)
 
 DEMO_SECONDS = 6.0
 DEMO_FPS = 25.0
-LOOK_RADIANS = np.radians(28.0)  # eyeball angle at eyeLook* = 1, the slope measured against blendshape scores
 LIVE_LINK_FPS = 60.0  # what the Live Link Face app records unless told otherwise
 COMMON_FPS = (24.0, 25.0, 30.0, 50.0, 60.0)
 

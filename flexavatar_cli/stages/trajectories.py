@@ -140,7 +140,11 @@ def load_cameras(path: Path) -> Camera:
     return Camera(cam2world, intrinsics, width, height)
 
 
-def save_cameras(camera: Camera, path: Path) -> Path:
+def save_cameras(
+    camera: Camera,
+    path: Path,
+    source: int | None = None,  # number of the picture that `eval` makes the avatar of
+) -> Path:
     """Write a cameras.json, beside and renamed."""
     entries = [
         {
@@ -150,6 +154,7 @@ def save_cameras(camera: Camera, path: Path) -> Path:
         }
         for cam2world, k in zip(camera.cam2world, camera.intrinsics, strict=True)
     ]
+    stated = {} if source is None else {"source": source}
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps({"convention": "opencv", "cameras": entries}, indent=1))
+        temporary.write_text(json.dumps({"convention": "opencv", **stated, "cameras": entries}, indent=1))
     return Path(path)

@@ -169,7 +169,3 @@ def test_backgrounds():
     for name in ("pink", "#12345", "#gggggg", ""):
         with pytest.raises(UsageError):
             animation.parse_background(name)
-
-
-def test_frame_numbers_read_as_ranges():
-    assert animation.name_frames([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"

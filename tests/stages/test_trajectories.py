@@ -78,7 +78,8 @@ def test_file_round_trip_and_holding_one(tmp_path):
     again = trajectories.load_cameras(path)
     assert again.cam2world == pytest.approx(camera.cam2world)
     assert again.intrinsics == pytest.approx(camera.intrinsics)
-    trajectories.save_cameras(camera[0], path)
+    trajectories.save_cameras(camera[0], path, source=0)
+    assert json.loads(path.read_text())["source"] == 0
     drive = motion.demo_motion(4)
     assert len(trajectories.cameras_for(str(path), drive, 64)) == len(drive)
 

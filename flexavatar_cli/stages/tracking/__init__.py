@@ -10,7 +10,7 @@ import numpy as np
 from flexavatar_cli.core.errors import InputError, UsageError
 from flexavatar_cli.core.expression import ARKIT_NAMES, EXPRESSION_NAMES
 from flexavatar_cli.core.options import TrackOptions
-from flexavatar_cli.core.track import Track
+from flexavatar_cli.core.track import Track, name_frames
 from flexavatar_cli.heads import HeadModel, load_head
 from flexavatar_cli.stages.tracking import eyes, solver
 from flexavatar_cli.stages.tracking.appearance import BROWS, Look, Skin, registered
@@ -271,16 +271,10 @@ def _confidence(error: np.ndarray, angles: np.ndarray) -> np.ndarray:
 def _tell(valid: np.ndarray, error: np.ndarray, angles: np.ndarray) -> None:
     missing = np.flatnonzero(~valid)
     if len(missing):
-        log.warning("no face in %d of %d frames: %s", len(missing), len(valid), ", ".join(_ranges(missing)))
+        log.warning("no face in %d of %d frames: %s", len(missing), len(valid), name_frames(missing))
     far = int((np.abs(angles[:, 0]) > np.radians(60)).sum())
     if far:
         log.warning("%d frames look more than 60 degrees aside; their pose is uncertain", far)
     log.info(
         "landmark error %.2f %% of the outer-eye distance (worst frame %.2f)", 100 * error.mean(), 100 * error.max()
     )
-
-
-def _ranges(numbers: np.ndarray) -> list[str]:
-    """Runs of consecutive numbers as text: 3, 7-9."""
-    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
-    return [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]

@@ -5,14 +5,13 @@ Left eye first everywhere. The constants were measured on MediaPipe's points of 
 
 import numpy as np
 
-from flexavatar_cli.core.expression import ARKIT_NAMES
+from flexavatar_cli.core.expression import ARKIT_NAMES, LOOK_RADIANS
 from flexavatar_cli.stages.tracking.solver import LandmarkModel, Pinhole, Poses
 
 IRIS_CENTRES = (473, 468)
 UPPER_LIDS = ((386, 385, 387), (159, 158, 160))
 LOWER_LIDS = ((374, 380, 373), (145, 153, 144))
 CORNERS = ((362, 263), (133, 33))
-LOOK_RANGE = np.radians(28.0)  # gaze angle at which an eyeLook shape is 1
 # On renders MediaPipe's irises move .70 (yaw) and .27 (pitch) of the truth, but undoing that puts the drawn irises of
 # real photos beside the real ones, by half an iris when the gaze is 5 degrees up. So hardly any gain.
 GAZE_GAIN = (1.1, 1.2)  # yaw, pitch
@@ -76,7 +75,7 @@ def look_shapes(gaze: np.ndarray) -> dict[int, np.ndarray]:
     """ARKit row -> weights [T] of the eight eyeLook shapes for gaze [T, 2, 2]: they move lids and sockets."""
     turns: dict[str, np.ndarray] = {}
     for eye, (side, out) in enumerate((("Left", 1), ("Right", -1))):
-        yaw, pitch = gaze[:, eye, 0] / LOOK_RANGE, gaze[:, eye, 1] / LOOK_RANGE
+        yaw, pitch = gaze[:, eye, 0] / LOOK_RADIANS, gaze[:, eye, 1] / LOOK_RADIANS
         parts = {"Out": out * yaw, "In": -out * yaw, "Up": pitch, "Down": -pitch}
         turns |= {f"eyeLook{name}{side}": value for name, value in parts.items()}
     return {ARKIT_NAMES.index(name): np.clip(value, 0, 1) for name, value in turns.items()}

@@ -9,16 +9,14 @@ import dataclasses
 import logging
 import math
 import os
-import sys
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from flexavatar_cli.core.errors import InputError, UsageError
+from flexavatar_cli.core.quiet import native_silence
 
 log = logging.getLogger(__name__)
 
@@ -95,27 +93,6 @@ def view_of(points: np.ndarray) -> View:
     return View((float(centre[0]), float(centre[1])), side, 0.0 if upright else angle)
 
 
-@contextmanager
-def _silenced() -> Iterator[None]:
-    """File descriptor 2 points nowhere: MediaPipe's C++ side prints there before it can be told not to."""
-    sys.stderr.flush()
-    try:
-        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    except OSError:  # no stderr at all
-        yield
-        return
-    try:
-        os.dup2(nowhere, 2)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
 class FaceMesh:
     """MediaPipe FaceMesh with irises, on square uint8 pictures. `still` detects in each picture, else it follows."""
 
@@ -128,7 +105,7 @@ class FaceMesh:
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:  # [faces, 478, 2] pixels of the picture
         if self._stale:
-            with _silenced():  # its threads talk from the start of the graph to the end of the first picture
+            with native_silence():  # its threads talk from the start of the graph to the end of the first picture
                 if self._mesh is None:
                     from mediapipe.python.solutions import face_mesh
 
@@ -150,7 +127,7 @@ class FaceMesh:
     def close(self) -> None:
         """Free the graph."""
         if self._mesh is not None:
-            with _silenced():
+            with native_silence():
                 self._mesh.close()
         self._mesh, self._stale = None, True
 

@@ -1,6 +1,5 @@
 """A multi-view test set of synthetic heads: pictures with true alpha and cameras, of people training never saw."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from flexavatar_cli.core.camera import Camera, look_at
 from flexavatar_cli.core.files import replacing
 from flexavatar_cli.heads import HeadModel, load_head
 from flexavatar_cli.media.images import write_png
+from flexavatar_cli.stages.trajectories import save_cameras
 from flexavatar_cli.training.synthetic.hair import HairStyles, bake_styles, random_hair, smooth_noise, texel_points
 from flexavatar_cli.training.synthetic.materials import load_materials
 from flexavatar_cli.training.synthetic.pack import HELD_OUT_STYLES, RESOLUTION, SUBDIVISIONS, Pack
@@ -76,13 +76,7 @@ def write_head(
     for number, (azimuth, _) in enumerate(DIRECTIONS):
         picture = draw(mesh, vertices, color, camera[number])
         write_png(place / f"{number:02d}_azimuth{azimuth:+04d}.png", picture)
-    entries = [
-        {"cam2world": matrix.tolist(), "fx": k[0, 0], "fy": k[1, 1], "cx": k[0, 2], "cy": k[1, 2]}
-        | {"width": SIDE, "height": SIDE}
-        for matrix, k in zip(camera.cam2world, camera.intrinsics, strict=True)
-    ]
-    content = {"convention": "opencv", "source": 0, "cameras": entries}
-    (place / "cameras.json").write_text(json.dumps(content, indent=1))
+    save_cameras(camera, place / "cameras.json", source=0)
 
 
 def cameras(first: float) -> Camera:
