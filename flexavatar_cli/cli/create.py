@@ -57,7 +57,7 @@ def create(
 ) -> None:
     """Make an avatar from a photo: PHOTO -> PHOTO.avatar and a turntable PHOTO.mp4."""
     from flexavatar_cli.cli import console
-    from flexavatar_cli.cli.outputs import claim, name_output
+    from flexavatar_cli.cli.outputs import avatar_path, claim
     from flexavatar_cli.cli.runs import describe, matte_choice, preset_name, work_folder
     from flexavatar_cli.core.errors import UsageError
     from flexavatar_cli.media.frames import open_frames
@@ -76,7 +76,7 @@ def create(
     targets = []
     for photo in photos:
         folder_name = output / photo.with_suffix(".avatar").name if output and not single else output
-        avatar = claim(name_output(folder_name, photo, ".avatar"), overwrite)
+        avatar = avatar_path(folder_name, photo, overwrite)
         page = None if sheet is None else claim(sheet if sheet.suffix else sheet / f"{photo.stem}.png", overwrite)
         targets.append((photo, avatar, claim(avatar.with_suffix(".mp4"), overwrite) if preview else None, page))
     if len({avatar for _, avatar, _, _ in targets}) < len(targets):

@@ -48,7 +48,7 @@ def encode(
     flex-1: avatar_code_NAME.npy -> .avatar, and `-o NAME.npy` writes such a file; an .avatar is converted.
     """
     from flexavatar_cli.cli.console import progress, report, say
-    from flexavatar_cli.cli.outputs import output_path
+    from flexavatar_cli.cli.outputs import avatar_path
     from flexavatar_cli.cli.runs import describe, matte_choice, work_folder
     from flexavatar_cli.core.avatar import Avatar
     from flexavatar_cli.core.errors import UsageError
@@ -57,7 +57,7 @@ def encode(
 
     if bias_sink not in ("2d", "3d"):
         raise UsageError(f"--bias-sink {bias_sink}: 2d or 3d")
-    target = output_path(output, photo, ".avatar", overwrite)
+    target = avatar_path(output, photo, overwrite)
     options, matte_file = matte_choice(matte)
     instruments = load_instruments(model, device)
     known = photo.suffix in (".npy", ".avatar", ".pt")

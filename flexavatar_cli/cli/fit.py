@@ -50,7 +50,7 @@ def fit(
 ) -> None:
     """Fit one avatar to many pictures: VIDEO, PHOTO... or DIR -> .avatar. `--matte` also takes finished mattes."""
     from flexavatar_cli.cli.console import progress, report, say
-    from flexavatar_cli.cli.outputs import output_path, put
+    from flexavatar_cli.cli.outputs import avatar_path, put
     from flexavatar_cli.cli.runs import describe, matte_choice, preset_name, work_folder
     from flexavatar_cli.core.errors import UsageError
     from flexavatar_cli.evaluation.held_out import held_out_psnr
@@ -58,7 +58,7 @@ def fit(
     from flexavatar_cli.stages import pipeline
     from flexavatar_cli.stages.instruments import load_instruments
 
-    target = output_path(output, sources[0], ".avatar", overwrite)
+    target = avatar_path(output, sources[0], overwrite)
     inputs = [frames.path for frames in open_inputs(sources)]
     options, matte_file = matte_choice(matte)
     if len(inputs) > 1 and (matte_file or track):

@@ -8,6 +8,8 @@ from flexavatar_cli.core.avatar import Avatar
 from flexavatar_cli.core.errors import InputError, UsageError
 from flexavatar_cli.core.files import replacing
 
+AVATARS = (".avatar", ".pt", ".npy", "")
+
 
 def name_output(output: Path | None, source: Path, suffix: str) -> Path:
     """`output`, or the source's name with `suffix` in the current folder, or in `output` if that is a folder."""
@@ -33,6 +35,14 @@ def claim(path: Path, overwrite: bool) -> Path:
 def output_path(output: Path | None, source: Path, suffix: str, overwrite: bool) -> Path:
     """Where the result for `source` goes, by `name_output`, if it may be written. Raises UsageError or InputError."""
     return claim(name_output(output, source, suffix), overwrite)
+
+
+def avatar_path(output: Path | None, source: Path, overwrite: bool) -> Path:
+    """`output_path` of an avatar. Raises UsageError also for a suffix that says it is something else."""
+    target = name_output(output, source, ".avatar")
+    if target.suffix not in AVATARS:
+        raise UsageError(f"{target}: an avatar is written as .avatar, .pt or .npy")
+    return claim(target, overwrite)
 
 
 def put(made: Path, target: Path) -> Path:
