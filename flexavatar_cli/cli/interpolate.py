@@ -28,7 +28,7 @@ def interpolate(
 ) -> None:
     """One head into another: A.avatar B.avatar -> A-B.mp4, there and back (or with --at 0.5 -> A-B.avatar)."""
     from flexavatar_cli.cli.console import progress, report, say
-    from flexavatar_cli.cli.outputs import claim, name_output
+    from flexavatar_cli.cli.outputs import claim, claim_film, name_output
     from flexavatar_cli.cli.runs import describe
     from flexavatar_cli.core.avatar import Avatar
     from flexavatar_cli.core.errors import UsageError
@@ -40,12 +40,14 @@ def interpolate(
     one, other = Avatar.load(first), Avatar.load(second)
     interpolation.check_alike(one, other)
     suffix = ".mp4" if at is None else ".avatar"
-    target = claim(name_output(output, Path(f"{first.stem}-{second.stem}{suffix}"), suffix), overwrite)
+    target = name_output(output, Path(f"{first.stem}-{second.stem}{suffix}"), suffix)
     if at is not None:
         if target.suffix not in (".avatar", ".pt"):
             raise UsageError(f"{target}: --at writes an .avatar (or .pt)")
+        claim(target, overwrite)
         report({"avatar": interpolation.interpolated(one, other, at).save(target), "share": at})
         return
+    claim_film(target, overwrite)
     backdrop = parse_background(background)
     if backdrop is None and target.suffix == ".mp4":
         raise UsageError(f"{target}: mp4 holds no transparency; write .webm, .png or a folder")

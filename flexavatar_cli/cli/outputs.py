@@ -37,6 +37,16 @@ def output_path(output: Path | None, source: Path, suffix: str, overwrite: bool)
     return claim(name_output(output, source, suffix), overwrite)
 
 
+def claim_film(path: Path, overwrite: bool, single: bool = False) -> Path:
+    """`path`, if a film, or a `single` picture, may be written to it. Raises UsageError or InputError.
+
+    More than one picture under a `.png` name goes to the folder without the suffix.
+    """
+    if path.suffix.lower() == ".png" and not single and not path.is_dir():
+        claim(path.with_suffix(""), overwrite)
+    return claim(path, overwrite)
+
+
 def avatar_path(output: Path | None, source: Path, overwrite: bool) -> Path:
     """`output_path` of an avatar. Raises UsageError also for a suffix that says it is something else."""
     target = name_output(output, source, ".avatar")

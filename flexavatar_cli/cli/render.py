@@ -48,14 +48,14 @@ def render(
 ) -> None:
     """Film an avatar: A.avatar -> A.mp4 (or .webm, .png, a folder)."""
     from flexavatar_cli.cli.console import progress, report, say
-    from flexavatar_cli.cli.outputs import claim, name_output
+    from flexavatar_cli.cli.outputs import claim_film, name_output
     from flexavatar_cli.cli.runs import describe, work_folder
     from flexavatar_cli.core.avatar import Avatar
     from flexavatar_cli.stages import pipeline
     from flexavatar_cli.stages.instruments import load_instruments
 
     content = Avatar.load(avatar)
-    target = claim(output or name_output(None, avatar, ".mp4"), overwrite)
+    target = claim_film(output or name_output(None, avatar, ".mp4"), overwrite)
     options = RenderOptions(camera=camera, background=background, relative=relative, fps=fps, fast=fast)
     instruments = load_instruments(model or content.model, device)
     words = describe(instruments)

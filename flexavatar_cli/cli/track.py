@@ -41,7 +41,7 @@ def track(
     import numpy as np
 
     from flexavatar_cli.cli.console import progress, report
-    from flexavatar_cli.cli.outputs import output_path
+    from flexavatar_cli.cli.outputs import claim_film, name_output, output_path
     from flexavatar_cli.core.errors import UsageError
     from flexavatar_cli.heads import load_head
     from flexavatar_cli.media.frames import open_frames
@@ -54,7 +54,7 @@ def track(
     frames = open_frames(source)
     target = output_path(output, source, ".track.npz", overwrite)
     suffix = ".overlay.png" if frames.kind == "photo" else ".overlay.mp4"
-    drawing = None if overlay is None else output_path(overlay, source, suffix, overwrite)
+    drawing = None if overlay is None else claim_film(name_output(overlay, source, suffix), overwrite, len(frames) == 1)
     flame = chosen_flame(head_name)
     if frame_folder is not None and flame is None:
         raise UsageError("--frames: .frame files hold FLAME codes; pass --head flame")
