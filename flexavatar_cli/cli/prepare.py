@@ -31,12 +31,16 @@ def prepare(
 ) -> None:
     """Turn raw material into a training set: DATA -> a folder of arrays or shards."""
     from flexavatar_cli.cli.console import progress, report
+    from flexavatar_cli.cli.outputs import claim
     from flexavatar_cli.core.errors import InputError, UsageError
     from flexavatar_cli.training.people import prepare_people
     from flexavatar_cli.training.synthetic.pack import prepare_pack
 
-    if output.exists() and not overwrite:
-        raise UsageError(f"{output}: exists; pass --overwrite to replace it")
+    claim(output, overwrite)
+    if any(folder.resolve().is_relative_to(output.resolve()) for folder in (data, *(people or []))):
+        raise UsageError(f"{output}: the raw material is in it and would be removed; choose another folder")
+    if output.exists() and not is_replaceable(output):
+        raise UsageError(f"{output}: not a training folder, so it is not replaced; choose another name")
     if not (data / "ict_hair.npz").is_file():
         raise InputError(f"{data}: not the folder with the training packs (ict_hair.npz is missing)")
     with progress("Synthetic") as on_step:
@@ -44,6 +48,11 @@ def prepare(
     with progress("People") as on_step:
         made, recorded = prepare_people(data, portraits, people or [], frames, output, shard, on_step)
     report({"folder": output, "views": views, "held_views": held_views, "people": made, "recorded": recorded})
+
+
+def is_replaceable(folder: Path) -> bool:
+    """Whether a folder is empty or a training folder, so that nothing else is lost with it."""
+    return folder.is_dir() and ((folder / "pack.json").is_file() or not any(folder.iterdir()))
 
 
 def register(app: typer.Typer) -> None:
