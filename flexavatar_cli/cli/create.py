@@ -94,7 +94,7 @@ def create(
     settings = {"command": "create", "face": face, "fov": fov, "matte": matte, "model": model}
     results = []
     for photo, avatar, video, page in targets:
-        with work_folder(work, [photo], settings) as folder:
+        with work_folder(work, [photo], settings, avatar) as folder:
             tracking = TrackOptions(face=face)
             job = pipeline.Job(instruments, folder, options, tracking, encoding, fov, seed, console.progress)
             shot = pipeline.shoot(job, photo, matte_file)

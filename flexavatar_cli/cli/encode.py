@@ -69,7 +69,8 @@ def encode(
         report({"avatar": target, **words.facts})
         return
     encoding = EncodeOptions(bias_sink, str(image_features or ""))
-    with work_folder(work, [photo], {"command": "encode", "face": face, "fov": fov, "matte": matte}) as folder:
+    settings = {"command": "encode", "face": face, "fov": fov, "matte": matte}
+    with work_folder(work, [photo], settings, target) as folder:
         job = pipeline.Job(instruments, folder, options, TrackOptions(face=face), encoding, fov, progress=progress)
         shot = pipeline.shoot(job, photo, matte_file, track)
         published.save_avatar(Avatar.load(pipeline.encode_step(job, shot)), target)

@@ -104,7 +104,7 @@ def evaluate(
     words = describe(instruments, matting_options)
     console.say(words.line)
     settings = {"command": "eval", "face": face, "fov": fov, "matte": matte, "model": model, "synthetic": synthetic}
-    with work_folder(work, [*clips, *photos, *calibrated], settings) as folder:
+    with work_folder(work, [*clips, *photos, *calibrated], settings, target) as folder:
         job = pipeline.Job(
             instruments, folder, matting_options, TrackOptions(face=face), fov=fov, seed=seed, progress=console.progress
         )

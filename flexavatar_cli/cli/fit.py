@@ -69,7 +69,7 @@ def fit(
     fitting = FitOptions(steps=steps, frames=frames, hold_out=hold_out, preset=preset_name(preset))
     encoding = EncodeOptions(image_features=str(image_features or ""))
     settings = {"command": "fit", "face": face, "fov": fov, "matte": matte, "model": model}
-    with work_folder(work, inputs, settings) as folder:
+    with work_folder(work, inputs, settings, target) as folder:
         job = pipeline.Job(instruments, folder, options, TrackOptions(face=face), encoding, fov, seed, progress)
         shots = [pipeline.shoot(job, path, matte_file, track) for path in inputs]
         made = pipeline.fit_shots(job, shots, fitting, init=init)

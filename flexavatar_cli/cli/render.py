@@ -61,7 +61,8 @@ def render(
     words = describe(instruments)
     say(words.line)
     inputs = [avatar, *([driver] if driver else [])]
-    with work_folder(work, inputs, {"command": "render", "face": face, "fov": fov}) as folder:
+    settings = {"command": "render", "face": face, "fov": fov}
+    with work_folder(work, inputs, settings, target) as folder:
         job = pipeline.Job(instruments, folder, track=TrackOptions(face=face), fov=fov, seed=seed, progress=progress)
         motion = pipeline.driver_file(job, driver)
         basis = pipeline.playback_basis(job, avatar) if fast else None

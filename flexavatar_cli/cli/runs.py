@@ -63,11 +63,17 @@ def preset_name(text: str) -> str:
 
 
 @contextmanager
-def work_folder(chosen: Path | None, inputs: Sequence[Path], settings: Mapping[str, Any]) -> Iterator[WorkFolder]:
-    """The folder of finished steps: `chosen` is kept; without it one in the cache, removed when the run succeeds."""
+def work_folder(
+    chosen: Path | None, inputs: Sequence[Path], settings: Mapping[str, Any], output: Path | None = None
+) -> Iterator[WorkFolder]:
+    """The folder of finished steps: `chosen` is kept; without it one in the cache, removed when the run succeeds.
+
+    Each `output` has its own there: runs side by side would remove one another's.
+    """
     if chosen is not None:
         yield WorkFolder(chosen)
         return
-    folder = default_folder(inputs, settings)
+    place = None if output is None else str(output.resolve())
+    folder = default_folder(inputs, {**settings, "output": place})
     yield WorkFolder(folder)
     shutil.rmtree(folder, ignore_errors=True)

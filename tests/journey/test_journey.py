@@ -95,6 +95,20 @@ def test_a_killed_run_continues(journey, tiny_model, photo, tmp_path, monkeypatc
     assert list((tmp_path / "cache/flexavatar/work").iterdir()) == []  # a run that succeeded leaves nothing behind
 
 
+def test_runs_side_by_side_leave_one_another_alone(journey, tiny_model, photo, monkeypatch):
+    write = pipeline.write_fitted
+
+    def meanwhile(*arguments: object) -> Path:
+        monkeypatch.setattr(pipeline, "write_fitted", write)
+        assert run(create(photo, tiny_model, "-o", "b.avatar", "--no-preview", "-q")) == 0
+        return write(*arguments)
+
+    monkeypatch.setattr(pipeline, "write_fitted", meanwhile)
+    assert run(create(photo, tiny_model, "-o", "a.avatar", "--no-preview", "-q")) == 0
+    made = (journey / "hopper.avatar").read_bytes()
+    assert Path("a.avatar").read_bytes() == Path("b.avatar").read_bytes() == made
+
+
 def test_json_says_what_was_used_and_how_good_it_is(journey, tiny_model, photo, capsys):
     more = ("-o", "a.avatar", "--work", str(journey / "work"), "--json", "--no-preview", "--sheet", "sheet.png")
     assert run(create(photo, tiny_model, *more)) == 0
