@@ -25,7 +25,7 @@ Steps = Annotated[int, typer.Option("--steps", min=0, help="Steps of fitting.")]
 Frames = Annotated[int, typer.Option("--frames", min=1, help="Thin the pictures evenly to this many.")]
 Init = Annotated[Path | None, typer.Option("--init", help="The .avatar to start from; without it, the encoder's.")]
 HoldOut = Annotated[
-    int, typer.Option("--hold-out", min=0, help="Keep every N-th frame from fitting and measure on it; 0 = none.")
+    int, typer.Option("--hold-out", min=0, help="Keep every N-th frame of a video or folder to measure on; 0 = none.")
 ]
 
 
@@ -59,7 +59,12 @@ def fit(
     from flexavatar_cli.stages.instruments import load_instruments
 
     target = avatar_path(output, sources[0], overwrite)
-    inputs = [frames.path for frames in open_inputs(sources)]
+    opened = open_inputs(sources)
+    if hold_out == 1:
+        raise UsageError("--hold-out 1: leaves nothing to fit; 2 or more, or 0 for none")
+    if hold_out > max(len(frames) for frames in opened):
+        raise UsageError(f"--hold-out {hold_out}: holds nothing out, as no video or folder has so many frames")
+    inputs = [frames.path for frames in opened]
     options, matte_file = matte_choice(matte)
     if len(inputs) > 1 and (matte_file or track):
         raise UsageError("a finished matte or track goes with one input; with several use --work")

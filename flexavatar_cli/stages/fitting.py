@@ -17,6 +17,7 @@ from torch import Tensor
 
 from flexavatar_cli.core.attributes import TexelAttributes
 from flexavatar_cli.core.avatar import Avatar
+from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.core.gaussians import Gaussians
 from flexavatar_cli.core.options import FitOptions
 from flexavatar_cli.core.track import Track
@@ -75,9 +76,11 @@ def fit(
     """The avatar after `options.steps` of Adam on its code, over the frames that `options` choose from all shots.
 
     With a `checkpoint` path the state is written every so often and a run that was killed goes on from there, to the
-    same result as without the kill.
+    same result as without the kill. Raises InputError if no frame is left to fit.
     """
     observations = [seen for shot in shots for seen in observations_of(shot, instruments, options, len(shots))]
+    if not observations:
+        raise InputError(f"{shots[0].source}: every frame with a face is held out")
     return fit_observations(avatar, observations, instruments, options, seed, on_step, checkpoint)
 
 

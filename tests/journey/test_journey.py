@@ -183,6 +183,8 @@ BAD = {
     "a film's name": (2, lambda photo, model: create(photo, model, "-o", "a.mp4")),
     "a film's name for fit": (2, lambda photo, model: ["fit", str(photo), "--steps", "0", "-o", "a.mp4"]),
     "a picture's name": (2, lambda photo, model: ["encode", str(photo), "-o", "a.png"]),
+    "all held out": (2, lambda photo, model: ["fit", str(photo), "--hold-out", "1"]),
+    "nothing held out": (2, lambda photo, model: ["fit", str(photo), str(photo), "--hold-out", "2"]),
     "unwritable": (3, lambda photo, model: create(photo, model, "-o", f"{touch('file', b'x')}/a.avatar")),
     "unknown model": (4, lambda photo, model: create(photo, Path("open-99"))),
     "no weights": (4, lambda photo, model: create(photo, without_weights(model))),

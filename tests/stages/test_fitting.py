@@ -9,16 +9,19 @@ import torch
 from flexavatar_cli.core.attributes import TexelAttributes
 from flexavatar_cli.core.avatar import Avatar
 from flexavatar_cli.core.camera import Camera, look_at
+from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.core.options import FitOptions
 from flexavatar_cli.core.track import Track
 from flexavatar_cli.heads.surface import surface
+from flexavatar_cli.media.video import write_video
 from flexavatar_cli.render import render
 from flexavatar_cli.stages import animation
 from flexavatar_cli.stages.encoding import best_frame
-from flexavatar_cli.stages.fitting import LONGEST_GRADIENT, RiggedObjective, SharedAdam, fitted_frames
+from flexavatar_cli.stages.fitting import LONGEST_GRADIENT, RiggedObjective, SharedAdam, fit, fitted_frames
 from flexavatar_cli.stages.hull import about_ears
 from flexavatar_cli.stages.observation import Observation
 from flexavatar_cli.stages.optimisation import Optimisation
+from flexavatar_cli.stages.shots import Shot
 from flexavatar_cli.stages.uv_prior import DISPLACEMENT_UNIT
 
 SIZE = 96
@@ -238,3 +241,11 @@ def test_frames_are_held_out_and_thinned():
     track = track_of([1, 1, 0, 1, 1, 1, 1, 1], [0.0] * 8)
     assert fitted_frames(track, FitOptions(hold_out=4)).tolist() == [0, 1, 4, 5, 6]
     assert len(fitted_frames(track, FitOptions(frames=3))) == 3
+
+
+def test_something_must_be_left_to_fit(avatar, instruments, tmp_path):
+    clip = write_video(tmp_path / "clip", [np.zeros((8, 8, 3), np.float32)] * 4, 25)
+    track = track_of([0, 1, 0, 1], [0.0] * 4).save(tmp_path / "track.npz")
+    shot = Shot(clip, clip, track)
+    with pytest.raises(InputError, match="held out"):
+        fit(avatar, [shot], instruments, FitOptions(hold_out=2))
