@@ -5,13 +5,9 @@ from typing import Annotated
 
 import typer
 
-from flexavatar_cli.cli.parameters import Output, Overwrite
+from flexavatar_cli.cli.parameters import Matting, Output, Overwrite
 from flexavatar_cli.core.options import MatteOptions
 
-Matting = Annotated[
-    str,
-    typer.Option("--matte", help="auto, portrait, selfie, modnet, alpha, an ONNX net, or a PNG or folder of mattes."),
-]
 Background = Annotated[
     str | None,
     typer.Option("--background", help="Write the person before white, black, #rrggbb or transparent, not the matte."),

@@ -21,4 +21,10 @@ ImageFeatures = Annotated[
     typer.Option("--image-features", help="flex-1: DINOv2 features computed elsewhere, .npy [768, 16, 16]."),
 ]
 Preset = Annotated[str, typer.Option("--preset", help="Of fitting: default, or paper for the published recipe.")]
-Matting = Annotated[str, typer.Option("--matte", help="auto, selfie, portrait, modnet, alpha or the path of a net.")]
+Matting = Annotated[
+    str,
+    typer.Option(
+        "--matte",
+        help="auto, portrait, selfie, modnet, alpha, an ONNX net, or (not in eval) a PNG or folder of mattes.",
+    ),
+]
