@@ -33,12 +33,16 @@ def matte(
     from flexavatar_cli.cli.console import progress, report
     from flexavatar_cli.cli.outputs import output_path
     from flexavatar_cli.cli.runs import matte_choice
-    from flexavatar_cli.core.errors import UsageError
+    from flexavatar_cli.core.errors import InputError, UsageError
     from flexavatar_cli.media.frames import open_inputs
     from flexavatar_cli.stages import matting
     from flexavatar_cli.stages.animation import parse_background
 
     inputs = open_inputs([source])
+    names = [frames.path.stem for frames in inputs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{source}: several photos are named {twice}, as their mattes would be; rename all but one")
     colour = None if background is None else parse_background(background)
     options, given = matte_choice(matte)
     if given is not None and len(inputs) > 1:

@@ -74,6 +74,9 @@ def test_photos_of_different_sizes(tmp_path, capsys, picture):
     assert run(["matte", str(photos), "-o", str(tmp_path / "out"), "--json"]) == 0
     assert result(capsys)["photos"] == 2
     assert Image.open(tmp_path / "out" / "b.png").size == (64, 40)
+    write_png(photos / "c.png", picture).rename(photos / "a.jpg")
+    assert run(["matte", str(photos), "-o", str(tmp_path / "twice")]) == 3
+    assert "several photos are named a" in capsys.readouterr().err
 
 
 def test_a_film_of_mattes(tmp_path, capsys, picture):
