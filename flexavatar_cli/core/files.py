@@ -44,13 +44,16 @@ def digest_bytes(*parts: bytes) -> str:
     return sha.hexdigest()
 
 
-def digest_file(path: Path) -> str:
-    """sha256 (hex) of a file, or of the names and contents of a folder's files. Raises InputError."""
+def digest_file(path: Path, deep: bool = False) -> str:
+    """sha256 (hex) of a file, or of the names and contents of a folder's files, `deep`: of those in subfolders too.
+
+    A folder of pictures is read without its subfolders, where the run's own work may be. Raises InputError.
+    """
     path = Path(path)
     try:
         if path.is_dir():
-            files = sorted(p for p in path.iterdir() if p.is_file())
-            return digest_bytes(*(s.encode() for p in files for s in (p.name, digest_file(p))))
+            files = sorted(p for p in (path.rglob("*") if deep else path.iterdir()) if p.is_file())
+            return digest_bytes(*(s.encode() for p in files for s in (str(p.relative_to(path)), digest_file(p))))
         with open(path, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:

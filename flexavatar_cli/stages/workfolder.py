@@ -57,7 +57,7 @@ class WorkFolder:
         with replacing(target) as temporary:
             make(temporary)
         with replacing(note) as temporary:
-            content = {**recipe, "key": key, "sha256": digest_file(target)}
+            content = {**recipe, "key": key, "sha256": digest_file(target, deep=True)}
             temporary.write_text(json.dumps(content, indent=1, sort_keys=True))
         self.made.append(name)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
@@ -68,7 +68,7 @@ def is_done(target: Path, note: Path, key: str) -> bool:
     """Whether `target` is the untouched result that `note` records for `key`."""
     try:
         content = json.loads(note.read_text())
-        return content["key"] == key and target.exists() and content["sha256"] == digest_file(target)
+        return content["key"] == key and target.exists() and content["sha256"] == digest_file(target, deep=True)
     except (OSError, ValueError, KeyError, TypeError, InputError):  # no note, or not one of ours: do it again
         return False
 

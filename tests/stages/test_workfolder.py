@@ -77,14 +77,19 @@ def test_a_folder_is_a_result_too(tmp_path, source):
     work = WorkFolder(tmp_path / "work")
 
     def frames(target):
-        target.mkdir()
+        (target / "inner").mkdir(parents=True)
         (target / "0.txt").write_text("a")
+        (target / "inner" / "1.txt").write_text("b")
 
     path = work.step("frames", "", [source], {}, frames)
     assert work.step("frames", "", [source], {}, frames) == path
-    (path / "1.txt").write_text("added")
+    for added in (path / "2.txt", path / "inner" / "2.txt"):
+        added.write_text("added")
+        work.step("frames", "", [source], {}, frames)
+        assert not added.exists()
+    (path / "inner" / "1.txt").write_text("tampered")
     work.step("frames", "", [source], {}, frames)
-    assert [file.name for file in path.iterdir()] == ["0.txt"]
+    assert (path / "inner" / "1.txt").read_text() == "b"
 
 
 def test_missing_input_and_unwritable_folder_are_named(tmp_path, source):
