@@ -4,10 +4,10 @@
 
 PACK is a folder of `flexavatar prepare`, DATA the one it was made of. `models/open-1/train.yaml` and every
 configuration of its `ablations` folder are trained from one seed, in one order of the data, for the same number of
-steps; a configuration without texel phases spends all of them on pictures. Each leaves a run folder and a
-`result.json` below RUNS; a program that was stopped goes on where it was, and what has a result is not trained again.
-Then `ablations.json`, `ablations.md` (differences to the base with paired bootstrap intervals over heads) and
-`ablations.jpg` are written from all results there are.
+steps; a configuration without texel phases spends all of them on pictures. Each leaves a run folder, a `result.json`
+and `sinks.jpg` (heads and portraits under both sinks) below RUNS; a program that was stopped goes on where it was, and
+what has a result is not trained again. Then `ablations.json`, `ablations.md` (differences to the base with paired
+bootstrap intervals over heads) and `ablations.jpg` are written from all results there are.
 """
 
 import argparse
@@ -182,6 +182,7 @@ def run(
             bench = make_bench(trainer.head, trainer.pack, model.config, budget.resolution, torch.device("cpu"))
             measures, tiles = examined(trainer.config, model, bench, sitters)
             np.save(folder / "tiles.npy", (tiles * 255).round().astype(np.uint8))
+            write_jpg(folder / "sinks.jpg", sink_sheet(trainer.config, model, bench, sitters))
             facts = {
                 "name": name,
                 "steps": trainer.position.step,
@@ -331,6 +332,20 @@ def examined(
                 rgb, _ = Posed(config, model, bench, sitter)(sink, target)
                 found.setdefault(f"portrait {sink}", []).append(psnr(rgb[0], target, 0))
     return found, np.stack(tiles)
+
+
+@torch.no_grad()
+def sink_sheet(config: TrainConfig, model: AvatarModel, bench: Bench, sitters: Sequence[Sitter]) -> np.ndarray:
+    """A row for some heads and some portraits: the photo, all AZIMUTHS under the 3-D sink, and under the 2-D one."""
+    heads = [sitter for sitter in sitters if "around" in sitter.targets]
+    people = [sitter for sitter in sitters if "portrait" in sitter.targets]
+    rows = []
+    for sitter in [group[number] for group in (heads, people) for number in PICTURED if number < len(group)]:
+        shown, target = Posed(config, model, bench, sitter), next(iter(sitter.targets.values()))
+        views = [shown(sink, target, azimuth, cameras([azimuth])) for sink in ("3d", "2d") for azimuth in AZIMUTHS]
+        photo = sitter.batch.image.permute(0, 2, 3, 1)
+        rows.append([picture.clamp(0, 1).numpy() for picture in (photo[0], *(rgb[0] for rgb, _ in views))])
+    return sheet(rows, ["photo", *(f"{sink}, {azimuth}" for sink in ("3-D", "2-D") for azimuth in AZIMUTHS)], TILE)
 
 
 class Posed:

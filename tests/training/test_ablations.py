@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flexavatar_cli.media.images import read_photo
 from flexavatar_cli.training.config import Phase, TrainConfig
 from flexavatar_cli.training.synthetic.pack import RESOLUTION
 
@@ -62,6 +63,7 @@ def test_it_trains_measures_and_writes(program, pack_folder, card, tmp_path):
     assert text.count("| `no_bias_sinks` |") == 5
     assert "| `no_bias_sinks` | +0.00 (+0.00, +0.00) |" in text
     assert (tmp_path / "ablations.jpg").is_file()
+    assert read_photo(tmp_path / "base" / "sinks.jpg").rgb.shape == (program.TILE + 20, 9 * program.TILE, 3)
     before = (tmp_path / "base" / "checkpoint.pt").stat().st_mtime_ns
     program.run({"base": config}, cards, budget, pack_folder, tmp_path, heads=1)  # nothing is trained again
     assert (tmp_path / "base" / "checkpoint.pt").stat().st_mtime_ns == before
