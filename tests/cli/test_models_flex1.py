@@ -103,13 +103,14 @@ def test_hostile_drivers_and_codes_are_named(tiny_model, grey_avatar, tmp_path, 
     (tmp_path / "frames").mkdir()
     torch.save({"flame": Evil(mark)}, tmp_path / "frames" / "evil.frame")
     avatar = grey_avatar.save(tmp_path / "a.avatar")
-    common = ["--model", str(tiny_model), "-o", str(tmp_path / "x.png")]
-    assert run(["render", str(avatar), "--driver", str(tmp_path / "frames"), *common]) == 3
+    model = ["--model", str(tiny_model)]
+    film = ["-o", str(tmp_path / "x.png")]
+    assert run(["render", str(avatar), "--driver", str(tmp_path / "frames"), *model, *film]) == 3
     message = capsys.readouterr().err
     assert "evil.frame" in message
     assert "system" in message
     np.save(tmp_path / "evil.npy", np.array([Evil(mark)], object))
-    assert run(["encode", str(tmp_path / "evil.npy"), *common]) == 3
+    assert run(["encode", str(tmp_path / "evil.npy"), *model, "-o", str(tmp_path / "b.avatar")]) == 3
     assert "evil.npy" in capsys.readouterr().err
     assert not mark.exists()
 

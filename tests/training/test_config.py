@@ -52,7 +52,7 @@ ABLATIONS = sorted(Path("models/open-1/ablations").glob("*.yaml"))
 
 
 def test_there_are_ablations():
-    assert len(ABLATIONS) == 9
+    assert len(ABLATIONS) == 11
 
 
 @pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)

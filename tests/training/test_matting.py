@@ -304,11 +304,11 @@ def test_bad_configurations_and_empty_packs_are_named(tmp_path):
 
 def test_trembling_is_flicker_and_rest_is_not(tmp_path):
     generator = np.random.default_rng(0)
-    shots = [np.full((64, 64, 3), value, np.float32) for value in generator.random(8)]
+    shots = [np.full((64, 64, 3), 0.5 + 0.03 * value, np.float32) for value in generator.random(8)]
     frames = open_frames(write_video(tmp_path / "clip", shots, 25))
     alpha = person(64)[1]
     still = Net("still", "0", lambda rgb: alpha, coarse=False)
-    shaky = Net("shaky", "0", lambda rgb: np.clip(alpha + 0.3 * (rgb[..., 0] - 0.5), 0, 1), coarse=False)
+    shaky = Net("shaky", "0", lambda rgb: np.clip(alpha + 10 * (rgb[..., 0] - 0.515), 0, 1), coarse=False)
     assert flicker(frames, still) == 0
     assert 0 < flicker(frames, shaky) < 0.6 * flicker(frames, shaky, smoothed=False)
 
