@@ -16,7 +16,7 @@ from flexavatar_cli.heads.texels import TexelGrid
 from flexavatar_cli.media.images import composite, to_uint8
 from flexavatar_cli.render.mesh import rasterize_mesh
 from flexavatar_cli.stages.hull import MATTE_EDGE, at_texels, at_vertices, hull_displacement
-from flexavatar_cli.stages.matting.foreground import foreground
+from flexavatar_cli.stages.matting.unmixing import foreground
 
 CROP_BOTTOM = -0.20  # metres, head space: lower edge of the crop
 CROP_TOP = 0.20  # upper edge unless hair or a hat reaches higher

@@ -10,9 +10,9 @@ from flexavatar_cli.media.video import write_video
 from flexavatar_cli.stages import matting
 from flexavatar_cli.stages.matting import figures, guard, matte, nets
 from flexavatar_cli.stages.matting.figures import whole
-from flexavatar_cli.stages.matting.foreground import foreground
 from flexavatar_cli.stages.matting.nets import modnet, modnet_size, open_net
 from flexavatar_cli.stages.matting.refinement import guided_filter, solve_symmetric
+from flexavatar_cli.stages.matting.unmixing import foreground
 
 
 def make_net(path, inputs=("n", 3, "h", "w"), channels=1, fixed=None):

@@ -12,9 +12,9 @@ from flexavatar_cli.media.frames import Frames
 from flexavatar_cli.media.images import composite, read_matte, resize
 from flexavatar_cli.media.video import FILMS, write_video
 from flexavatar_cli.stages.matting.figures import attached, whole
-from flexavatar_cli.stages.matting.foreground import foreground
 from flexavatar_cli.stages.matting.nets import Net, open_net
 from flexavatar_cli.stages.matting.refinement import refined
+from flexavatar_cli.stages.matting.unmixing import foreground
 
 CLEAR = 0.03  # share of a cut-out's pixels that are transparent, at least
 CUT = 0.04  # mean colour difference of neighbouring frames above which they are of different shots

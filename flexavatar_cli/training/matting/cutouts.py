@@ -14,8 +14,8 @@ from PIL import Image
 from flexavatar_cli.media.images import to_float, to_uint8
 from flexavatar_cli.stages.matting import matte_picture
 from flexavatar_cli.stages.matting.figures import attached, distance, whole
-from flexavatar_cli.stages.matting.foreground import foreground
 from flexavatar_cli.stages.matting.nets import Net
+from flexavatar_cli.stages.matting.unmixing import foreground
 
 log = logging.getLogger(__name__)
 

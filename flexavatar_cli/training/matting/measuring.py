@@ -10,8 +10,8 @@ from flexavatar_cli.media.frames import Frames
 from flexavatar_cli.media.images import composite, read_photo, sheet, to_float
 from flexavatar_cli.stages.matting import matte_picture, net_mattes
 from flexavatar_cli.stages.matting.figures import attached, distance
-from flexavatar_cli.stages.matting.foreground import foreground
 from flexavatar_cli.stages.matting.nets import Net, open_modnet, selfie, told
+from flexavatar_cli.stages.matting.unmixing import foreground
 from flexavatar_cli.training.matting.composites import Painter, Sample, composed, read_rgba
 
 SIDE = 512
