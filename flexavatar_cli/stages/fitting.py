@@ -60,6 +60,7 @@ UNSURE_WEIGHT = 1.0  # of changes of colour where face and bust are seen foresho
 SHAPE_WEIGHT = 0.02
 FRONTAL_HOLD = 0.2  # share of the stiff pull on what faces the only camera
 LOOSE, STIFF = 0.02, 1.0  # pull of hair and cloth, and of the face, towards where the encoder put them
+BUST_STIFF = 3.0  # ... and of shoulders in one picture: reaching for hair that hangs before them they grew lumps
 EAR_STIFF = 20.0  # ... and of a bare ear, whose outline the photo shows and the rig has not
 GARISH_WEIGHT = 4.0  # colours outside 0..1
 
@@ -200,6 +201,7 @@ class RiggedObjective(Objective):
         # one picture cannot tell how near a texel is that faces it: moved along the view, it would spoil the profile
         frontal = FRONTAL_HOLD * (1 - self.grazing) ** 2 / len(self.observations)
         self.stiffness = LOOSE + (STIFF - LOOSE) * torch.maximum(1 - free, frontal) + EAR_STIFF * ear
+        self.stiffness = self.stiffness + BUST_STIFF / len(self.observations) * bust
 
     def advance(self, number: int, generator: np.random.Generator, share: float) -> float:
         """One step of SharedAdam."""
