@@ -200,8 +200,8 @@ class RiggedObjective(Objective):
         free = free * torch.where(face, hair, 1.0)
         # one picture cannot tell how near a texel is that faces it: moved along the view, it would spoil the profile
         frontal = FRONTAL_HOLD * (1 - self.grazing) ** 2 / len(self.observations)
-        self.stiffness = LOOSE + (STIFF - LOOSE) * torch.maximum(1 - free, frontal) + EAR_STIFF * ear
-        self.stiffness = self.stiffness + BUST_STIFF / len(self.observations) * bust
+        stiff = (STIFF - LOOSE) * torch.maximum(1 - free, frontal)
+        self.stiffness = LOOSE + stiff + EAR_STIFF * ear + BUST_STIFF / len(self.observations) * bust
 
     def advance(self, number: int, generator: np.random.Generator, share: float) -> float:
         """One step of SharedAdam."""

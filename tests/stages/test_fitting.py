@@ -135,6 +135,16 @@ def test_bare_ears_are_held_most_and_even(avatar, observation, instruments):
     assert objective.even[face & ~ears].max() == 0
 
 
+def test_shoulders_hold_in_a_fit_to_one_picture(avatar, observation, instruments):
+    bust = instruments.head.texels(instruments.model.resolution).part == instruments.head.part_names.index("bust")
+
+    def stiffness(pictures: int) -> torch.Tensor:
+        return RiggedObjective(avatar, [observation] * pictures, instruments, FitOptions(steps=1)).stiffness[bust]
+
+    assert stiffness(1).min() > 3
+    assert stiffness(10).max() < 1.5
+
+
 def test_what_pulls_at_a_neck_pulls_at_its_neighbours_too(avatar, observation, instruments):
     objective = RiggedObjective(avatar, [observation], instruments, FitOptions(steps=1))
     grid = instruments.head.texels(instruments.model.resolution)

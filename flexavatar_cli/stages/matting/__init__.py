@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,6 +19,14 @@ from flexavatar_cli.stages.matting.unmixing import foreground
 
 CLEAR = 0.03  # share of a cut-out's pixels that are transparent, at least
 CUT = 0.04  # mean colour difference of neighbouring frames above which they are of different shots
+
+
+class Look(NamedTuple):
+    """What a net says of a frame."""
+
+    rgb: np.ndarray  # [H, W, 3]
+    probability: np.ndarray  # [H, W]
+    small: np.ndarray  # [32, 32, 3]: tells cuts
 
 
 def has_own_matte(frames: Frames, options: MatteOptions = MatteOptions()) -> bool:
@@ -106,9 +115,9 @@ def matte_picture(rgb: np.ndarray, net: Net) -> np.ndarray:
 
 def net_mattes(frames: Frames, net: Net) -> Iterator[np.ndarray]:
     """The alpha [H, W] of each frame, its probability smoothed over its neighbours of one shot with weights 1 2 1."""
-    window: list[tuple[np.ndarray, np.ndarray]] = []  # (rgb, probability) of the frame before, this, and the next
+    window: list[Look] = []  # at the frame before, this, and the next
     for rgb in frames:
-        window.append((rgb, net.probability(rgb)))
+        window.append(Look(rgb, net.probability(rgb), cv2.resize(rgb, (32, 32), interpolation=cv2.INTER_AREA)))
         if len(window) == 1:
             window *= 2  # the first frame has itself before it
         elif len(window) == 3:
@@ -118,17 +127,11 @@ def net_mattes(frames: Frames, net: Net) -> Iterator[np.ndarray]:
     yield blended(window, net)
 
 
-def blended(window: list[tuple[np.ndarray, np.ndarray]], net: Net) -> np.ndarray:
-    """The alpha [H, W] of the middle frame of three; one of another shot is left out."""
-    rgb, now = window[1]
-    before, after = (near if same_shot(other, rgb) else now for other, near in (window[0], window[2]))
-    return finished(rgb, (before + 2 * now + after) / 4, net)
-
-
-def same_shot(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether two frames [H, W, 3] may be neighbours of one shot, not across a cut or of two photos in a folder."""
-    small = [cv2.resize(rgb, (32, 32), interpolation=cv2.INTER_AREA) for rgb in (first, second)]
-    return float(np.abs(small[0] - small[1]).mean()) < CUT
+def blended(window: list[Look], net: Net) -> np.ndarray:
+    """The alpha [H, W] of the middle frame of three; one of another shot, or another photo of a folder, is left out."""
+    now = window[1]
+    before, after = (look if np.abs(look.small - now.small).mean() < CUT else now for look in (window[0], window[2]))
+    return finished(now.rgb, (before.probability + 2 * now.probability + after.probability) / 4, net)
 
 
 def finished(rgb: np.ndarray, probability: np.ndarray, net: Net) -> np.ndarray:
