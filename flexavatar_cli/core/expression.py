@@ -26,3 +26,8 @@ HEAD_NAMES = ("headYaw", "headPitch", "headRoll")
 EXPRESSION_NAMES = ARKIT_NAMES + GAZE_NAMES + HEAD_NAMES  # E = 59
 
 INDEX = {name: index for index, name in enumerate(EXPRESSION_NAMES)}
+
+
+def both(**weights: float) -> dict[str, float]:
+    """The weights under the names of both sides."""
+    return {f"{name}{side}": weight for name, weight in weights.items() for side in ("Left", "Right")}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from flexavatar_cli.core.avatar import Avatar
-from flexavatar_cli.core.expression import INDEX
+from flexavatar_cli.core.expression import INDEX, both
 from flexavatar_cli.core.flame import FLAME_NAMES
 from flexavatar_cli.evaluation.quality import agreement, colour_noise, holes, psnr, shoulder_row, silhouette_iou
 from flexavatar_cli.evaluation.views import View, rendered, seen_from, shown, views
@@ -15,7 +15,7 @@ from flexavatar_cli.media.images import sheet
 from flexavatar_cli.stages.animation import Puppet, puppet
 from flexavatar_cli.stages.encoding import best_frame
 from flexavatar_cli.stages.instruments import Instruments
-from flexavatar_cli.stages.motion import with_lids
+from flexavatar_cli.stages.motion import SMILE, with_lids
 from flexavatar_cli.stages.pipeline import Made
 from flexavatar_cli.stages.published import code_from_arkit
 from flexavatar_cli.stages.shots import Shot
@@ -27,18 +27,12 @@ HIDDEN = (90, 135, 180, 225, 270)  # degrees that a frontal photo does not show
 WIDTH = 1920  # pixels of the sheet; each row fills it
 
 EXPRESSIONS: dict[str, dict[str, float]] = {
-    "blink": {"eyeBlinkLeft": 1, "eyeBlinkRight": 1},
-    "smile": {"mouthSmileLeft": 1, "mouthSmileRight": 1, "cheekSquintLeft": 0.5, "cheekSquintRight": 0.5},
+    "blink": both(eyeBlink=1),
+    "smile": SMILE,
     "jaw open": {"jawOpen": 1},
     "pucker": {"mouthPucker": 1, "jawOpen": 0.1},
-    "brows up": {
-        "browInnerUp": 1,
-        "browOuterUpLeft": 1,
-        "browOuterUpRight": 1,
-        "eyeWideLeft": 0.5,
-        "eyeWideRight": 0.5,
-    },
-    "frown": {"browDownLeft": 1, "browDownRight": 1, "mouthFrownLeft": 1, "mouthFrownRight": 1},
+    "brows up": {"browInnerUp": 1, **both(browOuterUp=1, eyeWide=0.5)},
+    "frown": both(browDown=1, mouthFrown=1),
     "look left": {"gazeLeftYaw": 0.4, "gazeRightYaw": 0.4},
     "tongue": {"tongueOut": 1, "jawOpen": 0.5},
 }

@@ -16,7 +16,7 @@ import torch
 from safetensors.numpy import save
 
 from flexavatar_cli.core.errors import UsageError
-from flexavatar_cli.core.expression import ARKIT_NAMES, EXPRESSION_NAMES, INDEX
+from flexavatar_cli.core.expression import ARKIT_NAMES, EXPRESSION_NAMES, INDEX, both
 from flexavatar_cli.core.files import replacing
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.heads.surface import NORMAL_STEPS, tangent_table
@@ -163,9 +163,6 @@ def small_integers(table: np.ndarray) -> np.ndarray:
 def sliders() -> dict[str, dict[str, dict[str, float]]]:
     """What each slider adds to the expression at its right end (`plus`) and, where it has one, its left (`minus`)."""
 
-    def both(**weights: float) -> dict[str, float]:
-        return {f"{name}{side}": weight for name, weight in weights.items() for side in ("Left", "Right")}
-
     def glance(yaw: float) -> dict[str, float]:
         code = np.zeros((1, len(EXPRESSION_NAMES)), np.float32)
         code[0, [INDEX["gazeLeftYaw"], INDEX["gazeRightYaw"]]] = yaw
@@ -174,7 +171,7 @@ def sliders() -> dict[str, dict[str, dict[str, float]]]:
 
     return {
         "jaw": {"plus": {"jawOpen": 1.0}},
-        "smile": {"plus": both(mouthSmile=0.85, cheekSquint=0.5, eyeSquint=0.25, mouthUpperUp=0.15, mouthDimple=0.2)},
+        "smile": {"plus": motion.SMILE},
         "brows": {
             "plus": {"browInnerUp": 0.8, **both(browOuterUp=0.8, eyeWide=0.4)},
             "minus": both(browDown=1.0),

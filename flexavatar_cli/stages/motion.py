@@ -10,7 +10,7 @@ import numpy as np
 
 from flexavatar_cli.core.camera import Camera
 from flexavatar_cli.core.errors import InputError
-from flexavatar_cli.core.expression import ARKIT_NAMES, EXPRESSION_NAMES, INDEX, LOOK_RADIANS
+from flexavatar_cli.core.expression import ARKIT_NAMES, EXPRESSION_NAMES, INDEX, LOOK_RADIANS, both
 from flexavatar_cli.core.flame import FLAME_NAMES
 from flexavatar_cli.core.track import Track
 from flexavatar_cli.stages import published, trajectories
@@ -23,6 +23,11 @@ LIVE_LINK_FPS = 60.0  # what the Live Link Face app records unless told otherwis
 COMMON_FPS = (24.0, 25.0, 30.0, 50.0, 60.0)
 
 BLINKS = (0.25, 1.25, 2.9, 4.55, 5.8)  # seconds; centre of each
+# One that bares the teeth: with closed lips a face looks polite.
+SMILE = {
+    **both(mouthSmile=1.0, cheekSquint=0.5, eyeSquint=0.25, mouthUpperUp=0.45, mouthLowerDown=0.35, mouthDimple=0.2),
+    "jawOpen": 0.08,
+}
 # Talking: seconds, then jawOpen, mouthFunnel, mouthPucker, mouthStretch, mouthClose, upper lip, lower lip at each key.
 TALK = (
     (3.75, 0.00, 0.00, 0.00, 0.00, 0.00, 0.00, 0.00),
@@ -66,24 +71,19 @@ def demo_expression(seconds: np.ndarray) -> np.ndarray:  # [T] -> [T, 59]
         for name, weight in weights.items():
             code[:, INDEX[name]] += weight * curve
 
-    def add_both(curve: np.ndarray, **weights: float) -> None:
-        for name, weight in weights.items():
-            add(curve, **{f"{name}Left": weight, f"{name}Right": weight})
-
     for centre in BLINKS:
-        add_both(bump(seconds, centre, 0.12, 0.03), eyeBlink=1.0)
-    smile = bump(seconds, 0.85, 0.3, 0.4)
-    add_both(smile, mouthSmile=0.85, cheekSquint=0.5, eyeSquint=0.25, mouthUpperUp=0.15, mouthDimple=0.2)
+        add(bump(seconds, centre, 0.12, 0.03), **both(eyeBlink=1.0))
+    add(bump(seconds, 0.85, 0.3, 0.4), **SMILE)
     brows = bump(seconds, 1.5, 0.22, 0.15)
     add(brows, browInnerUp=0.8, jawOpen=0.12)
-    add_both(brows, browOuterUp=0.8, eyeWide=0.4)
+    add(brows, **both(browOuterUp=0.8, eyeWide=0.4))
     keys = np.array(TALK)
     for names, values in zip(TALK_SHAPES, keys[:, 1:].T, strict=True):
         curve = cosine_keys(seconds, keys[:, 0], values)
         add(curve, **dict.fromkeys(names, 1.0))
     tongue = bump(seconds, 5.5, 0.16, 0.06)
     add(tongue, tongueOut=1.0, jawOpen=0.45)
-    add_both(bump(seconds, 4.7, 0.3, 0.3), browDown=0.35)
+    add(bump(seconds, 4.7, 0.3, 0.3), **both(browDown=0.35))
 
     yaw = 0.32 * bump(seconds, 1.5, 0.1, 0.24) - 0.32 * bump(seconds, 4.85, 0.1, 0.3)
     pitch = 0.12 * bump(seconds, 1.5, 0.1, 0.24) - 0.15 * bump(seconds, 5.1, 0.1, 0.2)
