@@ -1,7 +1,9 @@
 """Head model folders: `head.yaml` (name, file, sha256, licence, part and joint names) beside one safetensors file."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import torch
 import yaml
 from safetensors import SafetensorError
@@ -13,6 +15,7 @@ from flexavatar_cli.core.files import digest_file, replacing
 from flexavatar_cli.heads.head_model import JOINT_NAMES, HeadModel
 
 FORMAT = "flexavatar-head/1"
+EAR_LIGHT = "ear_light.png"  # beside head.yaml, in the atlas: light in the folds of the ears
 DEFAULT = Path(__file__).resolve().parents[2] / "models" / "open-head"
 _HALF = ("identity_basis", "expression_basis")  # stored as fp16: 5e-4 of a displacement of millimetres
 _ARRAYS = (
@@ -48,7 +51,7 @@ def load_head(path: Path | str | None = None) -> HeadModel:
         raise WeightsError(str(error)) from error
     if digest != expected:
         raise WeightsError(f"{weights}: sha256 differs from {card.name}; fetch the head model again")
-    return _build(weights, name, digest, parts)
+    return replace(_build(weights, name, digest, parts), ear_light=_ear_light(card.parent / EAR_LIGHT))
 
 
 def save_head(head: HeadModel, folder: Path, notes: dict[str, object]) -> HeadModel:
@@ -86,6 +89,16 @@ def _build(weights: Path, name: str, digest: str, parts: tuple[str, ...]) -> Hea
         return HeadModel(name=name, digest=digest, part_names=parts, joints=joints, **values)  # type: ignore[arg-type]
     except WeightsError as error:
         raise WeightsError(f"{weights}: {error}") from error
+
+
+def _ear_light(path: Path) -> Tensor | None:  # [R, R] in 0..1
+    """The picture; None where a head model comes without: its ears are then unshaded. Raises WeightsError."""
+    if not path.exists():
+        return None
+    picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if picture is None or picture.shape[0] != picture.shape[1]:
+        raise WeightsError(f"{path}: not a square picture")
+    return torch.from_numpy(picture).float() / 255
 
 
 def _stored(name: str, value: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ class HeadModel:
     joints: dict[str, Tensor]  # name -> [3]
     scalp_weight: Tensor  # [V] float32, 1 where hair grows
     expression_names: tuple[str, ...] = EXPRESSION_NAMES
+    ear_light: Tensor | None = None  # [R, R] in 0..1, in the atlas: ambient occlusion about the ears
     cache: dict = field(default_factory=dict, repr=False, compare=False)  # grids and sparse matrices made on demand
 
     def __post_init__(self) -> None:

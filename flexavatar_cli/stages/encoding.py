@@ -82,6 +82,7 @@ def encode(
     draft.soften_unseen()
     draft.lay_strands()
     draft.lay_skin()
+    draft.shade_ears()
     draft.back_project()
     draft.whiten_teeth()
     thumbnail = cv2.resize(seen.image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)

@@ -10,7 +10,7 @@ import yaml
 from flexavatar_cli.core.errors import WeightsError
 from flexavatar_cli.core.files import digest_file
 from flexavatar_cli.heads import load_head, save_head
-from flexavatar_cli.heads.files import DEFAULT
+from flexavatar_cli.heads.files import DEFAULT, EAR_LIGHT
 
 
 @pytest.fixture
@@ -59,6 +59,15 @@ def test_missing_weights(folder: Path) -> None:
     weights_of(folder).unlink()
     with pytest.raises(WeightsError, match="safetensors"):
         load_head(folder)
+
+
+def test_ears_are_shaded_by_a_picture_that_may_be_missing_but_not_damaged(folder: Path) -> None:
+    assert load_head(folder).ear_light is not None
+    (folder / EAR_LIGHT).write_bytes(b"no picture")
+    with pytest.raises(WeightsError, match=EAR_LIGHT):
+        load_head(folder)
+    (folder / EAR_LIGHT).unlink()
+    assert load_head(folder).ear_light is None
 
 
 @pytest.mark.parametrize("card", ["", "[1, 2", "format: other/1", "format: flexavatar-head/1", "\x00\x01"])

@@ -40,6 +40,32 @@ def test_teeth_that_are_not_seen_get_the_hue_of_teeth(draft):
     assert (after - before)[far].abs().mean() < 0.05 * (after - before)[teeth].abs().mean()
 
 
+def test_folds_of_ears_darken_where_no_photo_shows_them(draft, monkeypatch):
+    light = draft.head.ear_light.reshape(128, 2, 128, 2).mean((1, 3)).flatten()[draft.prior.index]
+    left = draft.prior.places[:, 0] > 0
+    with monkeypatch.context() as only:
+        # bare skin all over, of which the photo shows the front and one ear
+        seen = ((light == 1) | left).float()
+        only.setattr(draft, "found", replace(draft.found, seen=seen, displacement=torch.zeros_like(seen)))
+        only.setattr(draft, "code", draft.code)
+        before = draft.attributes().color[0]
+        draft.shade_ears()
+        after = draft.attributes().color[0]
+    folds = light < 0.8
+    mirrored = after[folds & ~left].mean() / before[folds & ~left].mean()
+    assert folds.sum() > 20
+    assert (after - before)[seen == 1].abs().mean() < 1e-3
+    assert 0.8 < mirrored < 0.97  # the other side shows most of them
+
+    with monkeypatch.context() as only:
+        only.setattr(draft, "found", replace(draft.found, seen=0 * seen, displacement=torch.zeros_like(seen)))
+        only.setattr(draft, "code", draft.code)
+        draft.shade_ears()
+        unseen = draft.attributes().color[0]
+    assert unseen[folds].mean() < 0.85 * before[folds].mean()
+    assert (unseen[folds, 0] / before[folds, 0]).mean() > (unseen[folds, 2] / before[folds, 2]).mean()
+
+
 def test_edges_that_no_photo_shows_are_softened_and_what_it_shows_is_not(draft, monkeypatch):
     grid = draft.head.texels(draft.model.resolution)
     neck = grid.part == draft.head.part_names.index("neck")

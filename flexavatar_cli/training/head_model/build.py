@@ -15,6 +15,7 @@ from flexavatar_cli.training.head_model.atlas import BOXES, atlas_uv
 from flexavatar_cli.training.head_model.bust import with_bust
 from flexavatar_cli.training.head_model.closest import closest_points
 from flexavatar_cli.training.head_model.decimate import decimate
+from flexavatar_cli.training.head_model.ear_light import write_ear_light
 from flexavatar_cli.training.head_model.expressions import lips_together, tongue_out
 from flexavatar_cli.training.head_model.eyes import eyes_behind_lids, set_back
 from flexavatar_cli.training.head_model.identities import (
@@ -63,6 +64,7 @@ def build(data: Path, embedding: Path, output: Path) -> HeadModel:
     head = assemble(source, template, basis, expression, uv, points, raw)
     measured = quality(detailed, source, registration, identity, held_out, generator)
     log.info("%s", measured)
+    write_ear_light(head, output)
     return save_head(head, output, {"licence": LICENCE, "origin": ORIGIN, "measured": measured})
 
 
