@@ -23,6 +23,7 @@ LIVE_LINK_FPS = 60.0  # what the Live Link Face app records unless told otherwis
 COMMON_FPS = (24.0, 25.0, 30.0, 50.0, 60.0)
 
 BLINKS = (0.25, 1.25, 2.9, 4.55, 5.8)  # seconds; centre of each
+EASE = both(mouthSmile=0.15)  # all the time: a face without any expression looks stern
 # One that bares the teeth: with closed lips a face looks polite.
 SMILE = {
     **both(mouthSmile=1.0, cheekSquint=0.5, eyeSquint=0.25, mouthUpperUp=0.45, mouthLowerDown=0.35, mouthDimple=0.2),
@@ -61,7 +62,7 @@ def bump(seconds: np.ndarray, centre: float, rise: float, hold: float = 0.0) -> 
 def demo_expression(seconds: np.ndarray) -> np.ndarray:  # [T] -> [T, 59]
     """The built-in motion at the given times: blinks, a smile, raised brows, glances, speech, the tongue once.
 
-    Exactly periodic in DEMO_SECONDS, and neutral at 0. Timed for `trajectories.orbit`: the face is turned
+    Exactly periodic in DEMO_SECONDS, and at ease at 0. Timed for `trajectories.orbit`: the face is turned
     more than 60 degrees away from the camera between 1.7 s and 4.3 s.
     """
     seconds = np.asarray(seconds, np.float64) % DEMO_SECONDS
@@ -71,6 +72,7 @@ def demo_expression(seconds: np.ndarray) -> np.ndarray:  # [T] -> [T, 59]
         for name, weight in weights.items():
             code[:, INDEX[name]] += weight * curve
 
+    add(np.ones_like(seconds), **EASE)
     for centre in BLINKS:
         add(bump(seconds, centre, 0.12, 0.03), **both(eyeBlink=1.0))
     add(bump(seconds, 0.85, 0.3, 0.4), **SMILE)
