@@ -22,14 +22,14 @@ from flexavatar_cli.cli import console
 from flexavatar_cli.cli.runs import work_folder
 from flexavatar_cli.core.avatar import Avatar
 from flexavatar_cli.core.camera import Camera, Crop
-from flexavatar_cli.core.expression import EXPRESSION_NAMES, INDEX
+from flexavatar_cli.core.expression import EXPRESSION_NAMES, INDEX, both
 from flexavatar_cli.core.options import EncodeOptions, FitOptions, MatteOptions, TrackOptions
 from flexavatar_cli.evaluation.views import shown, views
 from flexavatar_cli.media.images import sheet, to_uint8
 from flexavatar_cli.stages import encoding, fitting, pipeline
 from flexavatar_cli.stages.animation import Puppet, puppet
 from flexavatar_cli.stages.instruments import load_instruments
-from flexavatar_cli.stages.motion import with_lids
+from flexavatar_cli.stages.motion import SMILE, with_lids
 from flexavatar_cli.stages.observation import crop_observation
 from flexavatar_cli.stages.tracking.solver import LandmarkModel
 from flexavatar_cli.stages.trajectories import turn
@@ -43,11 +43,6 @@ EYES, MOUTH, FACE = (33, 133, 362, 263), (61, 291, 0, 17, 152, 4), (10, 152, 234
 GROWN = 1.35  # of the box around them
 
 Weights = dict[str, float]
-
-
-def both(name: str, weight: float = 1.0) -> Weights:
-    """Left and right alike."""
-    return {f"{name}Left": weight, f"{name}Right": weight}
 
 
 def gaze(yaw: float, pitch: float) -> Weights:
@@ -81,16 +76,28 @@ def faces(*tiles: tuple[str, Weights], part: tuple[int, ...] = ()) -> tuple[Tile
 
 TALKERS = ("portrait_hopper_usnavy", "portrait_ride_nasa", "portrait_epps_nasa", "talk_man_glasses")
 SHEETS = {
+    "heads": Sheet(
+        ("portrait_epps_nasa", "portrait_ride_nasa", "portrait_bluford_nasa"),
+        (
+            Tile("a smile", SMILE, -20),
+            Tile("ah", {"jawOpen": 0.5} | both(mouthLowerDown=0.3, mouthUpperUp=0.2), 30),
+            Tile("oh", {"jawOpen": 0.35, "mouthFunnel": 0.8, "browInnerUp": 0.6} | both(browOuterUp=0.6)),
+            Tile("a wink", SMILE | {"eyeBlinkLeft": 1.0, "browDownLeft": 0.5}, 10),
+            Tile("60", both(mouthSmile=0.15), 60),
+            Tile("180", {}, 180),
+        ),
+        LARGE,
+    ),
     "eyes": Sheet(
         TALKERS,
         faces(
             ("open", {}),
-            ("both 0.5", both("eyeBlink", 0.5)),
-            ("both 1", both("eyeBlink")),
+            ("both 0.5", both(eyeBlink=0.5)),
+            ("both 1", both(eyeBlink=1.0)),
             ("left 1", {"eyeBlinkLeft": 1.0}),
             ("right 1", {"eyeBlinkRight": 1.0}),
-            ("wide", both("eyeWide")),
-            ("squint", both("eyeSquint")),
+            ("wide", both(eyeWide=1.0)),
+            ("squint", both(eyeSquint=1.0)),
             part=EYES,
         ),
     ),
@@ -122,12 +129,12 @@ SHEETS = {
         TALKERS,
         faces(
             ("rest", {}),
-            ("smile", both("mouthSmile") | both("cheekSquint", 0.5)),
+            ("smile", SMILE),
             ("jaw open", {"jawOpen": 1.0}),
             ("pucker", {"mouthPucker": 1.0}),
             ("funnel", {"mouthFunnel": 1.0, "jawOpen": 0.2}),
-            ("frown", both("mouthFrown") | both("browDown")),
-            ("brows up", both("browOuterUp") | {"browInnerUp": 1.0}),
+            ("frown", both(mouthFrown=1.0) | both(browDown=1.0)),
+            ("brows up", both(browOuterUp=1.0) | {"browInnerUp": 1.0}),
             ("one-sided", {"mouthSmileLeft": 1.0, "eyeBlinkLeft": 0.8, "browDownLeft": 0.6}),
             part=FACE,
         ),
@@ -140,8 +147,8 @@ SHEETS = {
         ("portrait_hopper_usnavy", "talk_man_glasses"),
         (
             *(Tile(f"{azimuth}", {}, azimuth) for azimuth in (-60, -30, 0, 30, 60)),
-            Tile("blink", both("eyeBlink")),
-            Tile("brows up", both("browOuterUp") | {"browInnerUp": 1.0}),
+            Tile("blink", both(eyeBlink=1.0)),
+            Tile("brows up", both(browOuterUp=1.0) | {"browInnerUp": 1.0}),
             Tile("close", {}, part=EYES),
             Tile("close, 30", {}, 30, part=EYES),
         ),
@@ -152,7 +159,7 @@ SHEETS = {
         (
             *(Tile(f"{azimuth}", {}, azimuth) for azimuth in (-60, -30, 0, 30, 60)),
             Tile("jaw open", {"jawOpen": 1.0}),
-            Tile("smile", both("mouthSmile")),
+            Tile("smile", both(mouthSmile=1.0)),
             Tile("close", {}, part=MOUTH),
             Tile("close, jaw open", {"jawOpen": 1.0}, part=MOUTH),
         ),
