@@ -29,7 +29,7 @@ from flexavatar_cli.media.images import sheet, to_uint8
 from flexavatar_cli.stages import encoding, fitting, pipeline
 from flexavatar_cli.stages.animation import Puppet, puppet
 from flexavatar_cli.stages.instruments import load_instruments
-from flexavatar_cli.stages.motion import SMILE, with_lids
+from flexavatar_cli.stages.motion import EASE, SMILE, with_lids
 from flexavatar_cli.stages.observation import crop_observation
 from flexavatar_cli.stages.tracking.solver import LandmarkModel
 from flexavatar_cli.stages.trajectories import turn
@@ -83,7 +83,7 @@ SHEETS = {
             Tile("ah", {"jawOpen": 0.5} | both(mouthLowerDown=0.3, mouthUpperUp=0.2), 30),
             Tile("oh", {"jawOpen": 0.35, "mouthFunnel": 0.8, "browInnerUp": 0.6} | both(browOuterUp=0.6)),
             Tile("a wink", SMILE | {"eyeBlinkLeft": 1.0, "browDownLeft": 0.5}, 10),
-            Tile("60", both(mouthSmile=0.15), 60),
+            Tile("60", EASE, 60),
             Tile("180", {}, 180),
         ),
         LARGE,

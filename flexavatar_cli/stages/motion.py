@@ -62,7 +62,7 @@ def bump(seconds: np.ndarray, centre: float, rise: float, hold: float = 0.0) -> 
 def demo_expression(seconds: np.ndarray) -> np.ndarray:  # [T] -> [T, 59]
     """The built-in motion at the given times: blinks, a smile, raised brows, glances, speech, the tongue once.
 
-    Exactly periodic in DEMO_SECONDS, and at ease at 0. Timed for `trajectories.orbit`: the face is turned
+    Exactly periodic in DEMO_SECONDS, and neutral at 0. Timed for `trajectories.orbit`: the face is turned
     more than 60 degrees away from the camera between 1.7 s and 4.3 s.
     """
     seconds = np.asarray(seconds, np.float64) % DEMO_SECONDS
@@ -72,7 +72,6 @@ def demo_expression(seconds: np.ndarray) -> np.ndarray:  # [T] -> [T, 59]
         for name, weight in weights.items():
             code[:, INDEX[name]] += weight * curve
 
-    add(np.ones_like(seconds), **EASE)
     for centre in BLINKS:
         add(bump(seconds, centre, 0.12, 0.03), **both(eyeBlink=1.0))
     add(bump(seconds, 0.85, 0.3, 0.4), **SMILE)
@@ -120,9 +119,12 @@ def with_lids(code: np.ndarray) -> np.ndarray:  # [T, 59] -> [T, 59]
 
 
 def demo_motion(fps: float = DEMO_FPS, size: int = 512) -> Track:
-    """One period of the built-in motion, seen from the front."""
+    """One period of the built-in motion, at ease throughout, seen from the front."""
     frames = round(DEMO_SECONDS * fps)
-    return motion_track(demo_expression(np.arange(frames) / fps), trajectories.front(frames, size), fps, "demo")
+    code = demo_expression(np.arange(frames) / fps)
+    for name, weight in EASE.items():
+        code[:, INDEX[name]] = (code[:, INDEX[name]] + weight).clip(max=1.0)
+    return motion_track(code, trajectories.front(frames, size), fps, "demo")
 
 
 def motion_track(code: np.ndarray, camera: Camera, fps: float, head_model: str) -> Track:  # code [T, 59]

@@ -18,7 +18,7 @@ from flexavatar_cli.model import load_model
 from flexavatar_cli.model.initialisation import perturb_zeros
 from flexavatar_cli.stages import animation, motion, playback
 
-OPTIONS = PlaybackOptions(samples=96, held_out=4, size=64, error=0.3)
+OPTIONS = PlaybackOptions(samples=96, held_out=4, size=64, error=0.25)
 
 
 @pytest.fixture(scope="module")
