@@ -13,7 +13,8 @@ from flexavatar_cli.training.head_model.raycast import Raycaster
 def below(height: float) -> float:
     """The light at the origin of a floor below one triangle that covers all of the sky within reach."""
     ceiling = np.array([[-1.0, height, -1.0], [1.0, height, -1.0], [0.0, height, 2.0]])
-    return unoccluded(Raycaster(ceiling, np.array([[0, 1, 2]])), np.zeros((1, 3)), np.array([[0.0, 1.0, 0.0]])).item()
+    up = np.array([[[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]]).swapaxes(1, 2)  # tangents, then the normal
+    return unoccluded(Raycaster(ceiling, np.array([[0, 1, 2]])), np.zeros((1, 3)), up).item()
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])

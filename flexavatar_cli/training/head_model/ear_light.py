@@ -32,7 +32,7 @@ def write_ear_light(head: HeadModel, folder: Path) -> Path:
 def ear_light(head: HeadModel) -> torch.Tensor:  # [N] in 0..1
     """The light that reaches each texel about the ears, the mean of both sides; 1 on all others."""
     grid = head.texels(RESOLUTION)
-    places, normals = surface(grid, head.template), frames(head, grid, head.template).normal
+    places, axes = surface(grid, head.template), frames(head, grid, head.template).matrix()
     template = head.template[torch.from_numpy(about_ears(head.template.numpy()))]
     template = torch.stack([template[:, 0].abs(), *template.T[1:]], -1)
     mirrored = torch.stack([places[:, 0].abs(), *places.T[1:]], -1)
@@ -41,18 +41,17 @@ def ear_light(head: HeadModel) -> torch.Tensor:  # [N] in 0..1
     rows = torch.nonzero(near & skin)[:, 0]
     mesh = Raycaster(head.template.numpy(), head.faces.numpy())
     light = torch.ones(len(places))
-    light[rows] = torch.from_numpy(unoccluded(mesh, places[rows].numpy(), normals[rows].numpy())).float()
+    light[rows] = torch.from_numpy(unoccluded(mesh, places[rows].numpy(), axes[rows].numpy())).float()
     return (light + light[grid.mirror]) / 2
 
 
-def unoccluded(mesh: Raycaster, points: np.ndarray, normals: np.ndarray) -> np.ndarray:  # [P, 3] metres, [P, 3] -> [P]
-    """Share of the light, cosine-weighted, that reaches points; what blocks it counts less, up to REACH away."""
-    helper = np.eye(3)[np.abs(normals).argmin(1)]
-    tangent = np.cross(normals, helper)
-    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
-    basis = np.stack([tangent, np.cross(normals, tangent), normals], 1)
-    rays = np.einsum("rk,pkc->prc", _hemisphere(), basis).reshape(-1, 3)
-    starts = np.repeat(points + START * normals, RAYS, 0)
+def unoccluded(mesh: Raycaster, points: np.ndarray, axes: np.ndarray) -> np.ndarray:  # [P, 3] metres, [P, 3, 3] -> [P]
+    """Share of the light, cosine-weighted, that reaches points; what blocks it counts less, up to REACH away.
+
+    The columns of `axes` are those of `Frames.matrix`: two tangents and the normal.
+    """
+    rays = np.einsum("rk,pck->prc", _hemisphere(), axes).reshape(-1, 3)
+    starts = np.repeat(points + START * axes[..., 2], RAYS, 0)
     _, hits = mesh.first_hits(starts, rays)
     distance = np.nan_to_num(np.linalg.norm(hits - starts, axis=1), nan=REACH)
     return (distance.clip(0, REACH) / REACH).reshape(-1, RAYS).mean(1)
