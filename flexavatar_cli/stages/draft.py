@@ -19,6 +19,7 @@ from flexavatar_cli.model import plucker_map
 from flexavatar_cli.stages.back_projection import back_projected
 from flexavatar_cli.stages.instruments import SINKS, Instruments
 from flexavatar_cli.stages.laid_detail import FLOOR, HAIR, SKIN, Material, laid_detail
+from flexavatar_cli.stages.medians import medians, surroundings
 from flexavatar_cli.stages.observation import SOLID, Evidence, Observation, examine, outline_correction, trusted_parts
 from flexavatar_cli.stages.rig import expressed, lifted, rig_anchor, rigged_gaussians
 from flexavatar_cli.stages.strangers import sideways, without_strangers
@@ -34,6 +35,9 @@ from flexavatar_cli.stages.uv_prior import (
 CORRECTIONS = 2  # rounds of putting back what the network smoothed away
 PROJECTIONS = 16  # rounds of back-projection
 RELAXATION = 1.6  # of each round's correction: neighbours blend, so that the plain one falls short
+GRAZED = (0.3, 0.6)  # facing cosines, between which a correction turns from doubted to sure
+CAUTION = 0.5  # relaxation where it is doubted
+AFTERWARDS = 2  # rounds after doubted corrections were evened
 TEETH = (1.18, 1.11, 1.02)  # of the brightness that the network gives them: it leaves them grey, and a little green
 TURNING = (0.3, 0.6)  # cosines between which back-projection fades in on face and neck
 JAW = -0.075  # metres, head space: above, the sides of the neck are the jaw's underside
@@ -157,14 +161,35 @@ class Draft:
         solid = (alpha > SOLID).float() * inside
         uncovered = self._uncovered()
         room = torch.where(self.found.facing > 0, BRIGHTER, PEEPING) + 1 - self._hair() * (1 - self.found.seen)
-        brightest = self.attributes().color[0] + room[:, None]
-        for _ in range(PROJECTIONS):
+        begin = self.attributes().color[0]
+        brightest, doubted = begin + room[:, None], self._doubted()
+        relaxation = torch.lerp(torch.tensor(RELAXATION), torch.tensor(CAUTION), doubted)
+        for number in range(PROJECTIONS + AFTERWARDS):
+            if number == PROJECTIONS:
+                self._even(begin, doubted)
             attributes = self.attributes()
             gaussians = rigged_gaussians(self.anchor, attributes, identity, self.expression[0].cpu())
             error, share = back_projected(gaussians, seen.camera, picture, solid)
-            shown = ramp(share, SHOWN) * uncovered
-            wanted = (attributes.color[0] + RELAXATION * shown[:, None] * error).minimum(brightest)
+            shown = relaxation * ramp(share, SHOWN) * uncovered
+            wanted = (attributes.color[0] + shown[:, None] * error).minimum(brightest)
             self._add(color=wanted - attributes.color[0])
+
+    def _doubted(self) -> Tensor:  # [N]
+        """1 where the photo grazes skin, hair or clothes, so that each texel is corrected by what its neighbours miss.
+
+        On the face's front, folds graze too and are seen well all the same.
+        """
+        turned = torch.where(self.prior.on_face > 0, sideways(self.prior), 1.0)
+        return (1 - ramp(self.found.facing, GRAZED)) * turned * ~self.prior.interior
+
+    def _even(self, begin: Tensor, doubted: Tensor) -> None:  # [N, 3], [N]
+        """Replace doubted corrections of the colours `begin` by the median of those around: specks and torn edges go."""
+        correction = self.attributes().color[0] - begin
+        asked = torch.nonzero(doubted)[:, 0]
+        evened = medians(correction, surroundings(self.head, self.model.resolution), asked)
+        change = torch.zeros_like(correction)
+        change[asked] = doubted[asked, None] * (evened - correction[asked])
+        self._add(color=change)
 
     def _uncovered(self) -> Tensor:  # [N]
         """1 but where the face is not surely seen and inside the mouth: what is before them would be painted on.

@@ -94,3 +94,24 @@ def test_hair_that_turns_away_gets_no_light_flecks(draft, monkeypatch):
         change = draft.attributes().color[0] - before
     assert change.max() > 3 * BRIGHTER
     assert change[scalp].mean() < BRIGHTER
+
+
+def test_corrections_that_are_doubted_are_evened_and_others_are_not(draft, monkeypatch):
+    neck = draft.prior.on_neck > 0
+    specks = 0.3 * neck * (torch.rand(len(neck), generator=torch.Generator().manual_seed(0)) < 0.09)
+    added = []
+    with monkeypatch.context() as only:
+        only.setattr(draft, "_add", lambda color: added.append(color[:, 0]))  # which is coarse in a tiny model
+        begin = draft.attributes().color[0] - specks[:, None]
+        for doubted in (torch.zeros_like(specks), neck.float()):
+            draft._even(begin, doubted)
+    assert added[0].abs().max() == 0
+    assert (specks + added[1]).abs().sum() < 0.3 * specks.sum()
+
+
+def test_the_face_seen_from_in_front_is_not_doubted(draft):
+    doubted = draft._doubted()
+    assert doubted[draft.found.facing > 0.6].max() == 0
+    assert doubted[(draft.prior.on_face > 0) & (draft.prior.outward[:, 2] > 0.9)].max() == 0
+    assert doubted[draft.prior.interior].max() == 0
+    assert doubted[(draft.prior.on_neck > 0) & (draft.found.facing == 0)].min() == 1
