@@ -27,6 +27,7 @@ from flexavatar_cli.stages.uv_prior import (
     DISPLACEMENT_UNIT,
     MIRROR_TRUST,
     UVPrior,
+    base_color,
     hairiness,
     low_frequencies,
     uv_features,
@@ -112,6 +113,16 @@ class Draft:
         self.found = self._examined(self.lifted())
         for _ in range(CORRECTIONS):
             self._add(color=self.found.seen[:, None] * (self.found.color - self.attributes().color[0]))
+
+    @torch.no_grad()
+    def color_hair(self) -> None:
+        """Fill unseen hair with the colour of hair alone, not of the forehead where others have hair.
+
+        Here and not in what the network is given: with darker hair it draws other outlines.
+        """
+        evidence = (self.found.color[None], self.found.seen[None], self.found.displacement[None])
+        trusting, wary = (base_color(self.prior, *evidence, wary=wary)[0][0] for wary in (False, True))
+        self._add(color=wary - trusting)
 
     @torch.no_grad()
     def soften_unseen(self) -> None:

@@ -79,6 +79,7 @@ def encode(
     draft = Draft(seen, prior, instruments, options.bias_sink)
     draft.meet_outline()
     draft.read_colors()
+    draft.color_hair()
     draft.soften_unseen()
     draft.lay_strands()
     draft.lay_skin()

@@ -30,6 +30,7 @@ CLOTHED = (0.15, 0.4)  # distance of a colour's logarithm from those of the skin
 RATIO_FLOOR = 0.08  # added to the mean before dividing, so that dark mean texels do not amplify noise
 HAIR_HEIGHT = (0.006, 0.014)  # metres above the skin between which a texel turns from skin to hair
 BALD_GRAIN = 0.2  # share of the strands that shows where no hair stands off
+FOREHEAD = 0.3  # weight of what looks like skin where hair grows
 HAIR_ENOUGH = 60.0  # seen hair texels at which half of the hair's colour is taken from them
 PREVAILING_ROUNDS = 6
 PREVAILING_SPREAD = 0.35  # of the logarithm of a colour ratio
@@ -220,10 +221,12 @@ def base_color(
     color: Tensor,  # [B, N, 3] photo at each texel, anything where unseen
     seen: Tensor,  # [B, N] in 0..1
     displacement: Tensor,  # [B, N] metres
+    wary: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Completed colours [B, N, 3] and their low frequencies [B, N, 3].
 
-    What stands off the head above the shoulders is hair (or a hat) wherever it lies, and is filled from its like.
+    What stands off the head above the shoulders is hair (or a hat) wherever it lies, and is filled from its like; if
+    `wary`, little from what looks like skin: foreheads reach where others have hair.
     """
     hairy = hairiness(prior, displacement)
     own = torch.where(prior.on_scalp > 0, (displacement / HAIR_HEIGHT[0]).clamp(BALD_GRAIN, 1), 1 - hairy)[..., None]
@@ -239,6 +242,8 @@ def base_color(
         telling = telling + material * (prevailing(ratio, material) - 1)
     low = low_frequencies(prior, ratio, telling, prior.kernel)
     hair_seen = seen * torch.maximum(hairy * prior.above_collar, prior.on_scalp)
+    if wary:
+        hair_seen = _unlike_skin(color, hair_seen, skin)
     hair_seen = hair_seen * prevailing(ratio, hair_seen)
     enough = (hair_seen.sum(1) / (hair_seen.sum(1) + HAIR_ENOUGH))[:, None, None]
     hair = low_frequencies(prior, ratio, hair_seen + 1e-6 * seen, prior.hair_kernel)
@@ -267,6 +272,16 @@ def _clothed(prior: UVPrior, color: Tensor, skin: Tensor) -> Tensor:  # [B, N, 3
         apart = unlikeness(own, own[bust], material)
         sure[bust] = PREVAILING_FLOOR + (1 - PREVAILING_FLOOR) * ramp(apart, CLOTHED)
     return clothed
+
+
+def _unlike_skin(color: Tensor, seen: Tensor, skin: Tensor) -> Tensor:  # [B, N, 3], [B, N] twice
+    """What is seen [B, N], a little of it where it has the colours of skin."""
+    kept = torch.zeros_like(seen)
+    for own, weight, material, sure in zip(color, seen, skin, kept, strict=True):
+        asked = torch.nonzero(weight > 0)[:, 0]
+        apart = ramp(unlikeness(own, own[asked], material), CLOTHED)
+        sure[asked] = weight[asked] * (FOREHEAD + (1 - FOREHEAD) * apart)
+    return kept
 
 
 def uv_features(

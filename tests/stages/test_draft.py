@@ -115,3 +115,22 @@ def test_the_face_seen_from_in_front_is_not_doubted(draft):
     assert doubted[(draft.prior.on_face > 0) & (draft.prior.outward[:, 2] > 0.9)].max() == 0
     assert doubted[draft.prior.interior].max() == 0
     assert doubted[(draft.prior.on_neck > 0) & (draft.found.facing == 0)].min() == 1
+
+
+def test_hair_is_coloured_by_hair_where_no_photo_shows_it(draft, monkeypatch):
+    """Two thirds of what is seen where others have hair is a forehead."""
+    prior = draft.prior
+    seen = (prior.places[:, 2] > 0).float()
+    height = prior.places[:, 1]
+    dark = (prior.on_scalp > 0) & (height > height[(prior.on_scalp > 0) & (seen > 0)].quantile(0.66))
+    color = torch.where(dark[:, None], 0.08, torch.tensor([0.62, 0.45, 0.38]))
+    with monkeypatch.context() as only:
+        only.setattr(draft, "code", draft.code)
+        found = replace(draft.found, seen=seen, color=color, displacement=0.02 * prior.on_scalp)
+        only.setattr(draft, "found", found)
+        before = draft.attributes().color[0]
+        draft.color_hair()
+        change = draft.attributes().color[0] - before
+    back = (prior.on_scalp > 0.9) & (prior.places[:, 2] < -0.02)
+    assert change[back].mean() < -0.1
+    assert change[(prior.on_face > 0) & (seen == 1)].abs().mean() < 0.01

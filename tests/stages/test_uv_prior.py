@@ -82,6 +82,22 @@ def test_unseen_hair_takes_the_colour_of_seen_hair(prior):
     assert full[0, hidden].mean() < 0.2
 
 
+def test_a_forehead_does_not_colour_the_hair_of_the_wary():
+    """Two thirds of what is seen where others have hair is a forehead."""
+    head = load_head()
+    prior = uv_prior(head, RESOLUTION, torch.full((len(head.texels(RESOLUTION)), 3), 0.5))
+    shown = (prior.places[:, 2] > 0).float()[None]
+    height = prior.places[:, 1]
+    hairline = height[(prior.on_scalp > 0) & (shown[0] > 0)].quantile(0.66)
+    hair = (prior.on_scalp > 0) & (height > hairline)
+    color = torch.where(hair[:, None], 0.08, torch.tensor([0.62, 0.45, 0.38])).expand(1, -1, 3)
+    lifted = 0.02 * prior.on_scalp[None]
+    back = (shown[0] == 0) & (prior.on_scalp > 0.9)
+    trusting, wary = (base_color(prior, color, shown, lifted, wary=wary)[0][0, back].mean() for wary in (False, True))
+    assert trusting > 0.3
+    assert wary < 0.5 * trusting
+
+
 def test_skin_does_not_show_through_hair(prior):
     """The colours of unseen hair over ears and neck do not depend on what the mean head's skin looks like there."""
     bare = (prior.on_scalp == 0) & ~prior.interior & (prior.above_shoulders == 1)
