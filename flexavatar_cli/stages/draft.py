@@ -194,7 +194,7 @@ class Draft:
         return (1 - ramp(self.found.facing, GRAZED)) * turned * ~self.prior.interior
 
     def _even(self, begin: Tensor, doubted: Tensor) -> None:  # [N, 3], [N]
-        """Replace doubted corrections of the colours `begin` by the median of those around: specks and torn edges go."""
+        """Replace doubted corrections of the colours `begin` by the median of those around."""
         correction = self.attributes().color[0] - begin
         asked = torch.nonzero(doubted)[:, 0]
         evened = medians(correction, surroundings(self.head, self.model.resolution), asked)

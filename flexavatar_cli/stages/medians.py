@@ -35,8 +35,8 @@ def _make_surroundings(head: HeadModel, resolution: int) -> Surroundings:
     near = torch.arange(len(grid))[:, None].repeat(1, NEAREST)
     weight = torch.zeros(len(grid), NEAREST)
     weight[:, 0] = 1
-    skin = torch.isin(grid.part, torch.tensor([head.part_names.index(name) for name in SKIN if name in head.part_names]))
-    skin = torch.nonzero(skin)[:, 0]
+    parts = torch.tensor([name in SKIN for name in head.part_names])
+    skin = torch.nonzero(parts[grid.part])[:, 0]
     places = surface(grid, head.template)[skin].numpy()
     distance, rank = cKDTree(places).query(places, k=min(NEAREST, len(places)))
     distance = torch.from_numpy(distance).float()
