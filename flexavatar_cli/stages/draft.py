@@ -40,6 +40,7 @@ GRAZED = (0.3, 0.6)  # facing cosines, between which a correction turns from dou
 CAUTION = 1.0  # relaxation where it is doubted
 AFTERWARDS = 2  # rounds after doubted corrections were evened
 TEETH = (1.18, 1.11, 1.02)  # of the brightness that the network gives them: it leaves them grey, and a little green
+BACK = (-0.5, -0.2)  # frontal components of the template's normal, up to which neck and clothes are the back's
 TURNING = (0.3, 0.6)  # cosines between which back-projection fades in on face and neck
 JAW = -0.075  # metres, head space: above, the sides of the neck are the jaw's underside
 BARED = 0.2  # jawOpen at which teeth are looked at
@@ -203,13 +204,16 @@ class Draft:
         self._add(color=change)
 
     def _uncovered(self) -> Tensor:  # [N]
-        """1 but where the face is not surely seen and inside the mouth: what is before them would be painted on.
+        """1 but where the face is not surely seen, inside the mouth and on the back of neck and clothes.
 
+        What is before them would be painted on: a shirt's white, which their large splats shine through, on a back.
         Where the face turns away the last texels that are seen would make up for those behind them: a dark band.
         """
         grid = self.head.texels(self.model.resolution)
         face, neck = (grid.part == self.head.part_names.index(name) for name in ("face", "neck"))
         shown = torch.from_numpy(trusted_parts(self.head, grid)) * torch.where(face, self.found.seen, 1.0)
+        behind = torch.maximum(neck.float(), self.prior.on_bust) * self.prior.away(BACK)
+        shown = shown * (1 - behind)
         sure = ramp(self.found.facing, TURNING)
         aside = torch.where(neck, sideways(self.prior) * (self.prior.places[:, 1] > JAW), face.float())
         return shown * (1 - aside * (1 - sure))

@@ -96,6 +96,15 @@ def test_hair_that_turns_away_gets_no_light_flecks(draft, monkeypatch):
     assert change[scalp].mean() < BRIGHTER
 
 
+def test_the_back_of_clothes_and_neck_is_not_painted_from_in_front(draft):
+    open_to = draft._uncovered()
+    clothed = (draft.prior.on_bust > 0) | (draft.prior.on_neck > 0)
+    facing = draft.prior.outward[:, 2]
+    assert open_to[clothed & (facing < -0.5)].max() == 0
+    assert open_to[(draft.prior.on_bust > 0) & (facing > 0)].min() == 1
+    assert open_to[(draft.prior.on_scalp > 0) & (facing < -0.5)].min() == 1  # hair's rim peeps out
+
+
 def test_corrections_that_are_doubted_are_evened_and_others_are_not(draft, monkeypatch):
     neck = draft.prior.on_neck > 0
     specks = 0.3 * neck * (torch.rand(len(neck), generator=torch.Generator().manual_seed(0)) < 0.09)
