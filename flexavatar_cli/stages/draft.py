@@ -220,12 +220,17 @@ class Draft:
 
     @torch.no_grad()
     def whiten_teeth(self) -> None:
-        """Give teeth that the photo does not show the hue of teeth, and a little more light than the network does."""
-        bared = torch.zeros_like(self.expression)
+        """Give teeth that the photo does not show the hue of teeth, and a little more light than the network does.
+
+        It lights them as the jaw opens; between parted lips over a closed jaw they stood grey.
+        """
+        shut = torch.zeros_like(self.expression)
+        bared = shut.clone()
         bared[0, INDEX["jawOpen"]] = BARED
-        color = self.attributes(bared).color[0]
+        dark, lit = (self.attributes(code).color[0] for code in (shut, bared))
+        color = (dark + lit) / 2
         teeth = (self.head.texels(self.model.resolution).part == self.head.part_names.index("teeth")).float()
-        wanted = color.mean(-1, keepdim=True) * torch.tensor(TEETH)
+        wanted = lit.mean(-1, keepdim=True) * torch.tensor(TEETH)
         self._add(color=(teeth * (1 - self.found.seen))[:, None] * (wanted - color))
 
     def _textured(self, material: Material, share: Tensor, sample: Tensor, color: Tensor) -> Tensor:  # [N, 3]
