@@ -182,6 +182,16 @@ def test_colours_tell_who_is_right_about_a_patch():
     np.testing.assert_array_equal(guard.arbitrated(rgb, rough, rough), rough)
 
 
+def test_a_shoulder_that_is_neither_like_the_person_nor_like_the_ground_stays():
+    rough = np.zeros((200, 200), np.float32)
+    rough[60:200, 50:150] = 1
+    rgb = np.repeat(1 - rough[..., None], 3, -1)  # a dark person before a white wall
+    fine = rough.copy()
+    fine[180:200, 150:180] = 1  # which the segmentation missed
+    rgb[180:200, 150:180] = (1, 0.3, 0.8)
+    np.testing.assert_array_equal(guard.arbitrated(rgb, fine, rough), fine)
+
+
 def test_a_segmentation_that_misses_a_third_is_overruled():
     fine = np.zeros((200, 200), np.float32)
     fine[40:200, 40:160] = 1

@@ -8,11 +8,12 @@ import numpy as np
 
 from flexavatar_cli.stages.matting.figures import distance
 
-GUARD = "4"  # raise when guarded() gives other pixels, so that work folders notice
-SURE, DEEP = 0.85, 0.03  # a segmentation above the one, by this share of the person's size inside, is believed
+GUARD = "5"  # raise when guarded() gives other pixels, so that work folders notice
+SURE, DEEP = 0.95, 0.03  # a segmentation above the one, by this share of the person's size inside, is believed
 PATCH, LARGEST_PATCH = 0.012, 0.06  # half the thickness of what is no gap between locks; share of the person's area
 ADDED, LOST, SURROUNDINGS = 0.01, 0.003, 0.12  # half the thickness of what is no rim; what is about it; of the size
 DOUBTFUL, LIKENESS = 1.1, 0.6  # ratios of colour distances below which what is added, and what is lost, is not believed
+ALIKE = 0.05  # colour distance up to which what is added looks like the ground: a shoulder of its own colour stays
 FEW, SAMPLED = 30, 300  # pixels that tell; that are looked at
 
 
@@ -72,15 +73,15 @@ def arbitrated(
     """
     size = float(np.sqrt((refined > 0.5).sum()))
     reach, result = round(SURROUNDINGS * size), fine.copy()
-    for differs, half, better, likeness in (
-        (fine - refined > 0.25, ADDED, np.minimum, DOUBTFUL),
-        (refined - fine > 0.25, LOST, np.maximum, LIKENESS),
+    for differs, half, better, likeness, alike in (
+        (fine - refined > 0.25, ADDED, np.minimum, DOUBTFUL, ALIKE),
+        (refined - fine > 0.25, LOST, np.maximum, LIKENESS, np.inf),
     ):
         thick = distance(~differs) > max(1.5, half * size) if not differs.all() else differs
         for patch in patches(thick, LARGEST_PATCH * size**2, reach):
             from_person, from_ground = likely(rgb, patch, fine, refined, reach)
             ours, theirs = (from_person, from_ground) if better is np.minimum else (from_ground, from_person)
-            if theirs < likeness * ours:
+            if theirs < likeness * ours and theirs < alike:
                 near = distance(patch.shape) <= 4 + 2 * half * size
                 result[patch.window] = np.where(near, better(fine, refined)[patch.window], result[patch.window])
     return result
