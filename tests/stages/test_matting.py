@@ -192,6 +192,20 @@ def test_a_shoulder_that_is_neither_like_the_person_nor_like_the_ground_stays():
     np.testing.assert_array_equal(guard.arbitrated(rgb, fine, rough), fine)
 
 
+def test_a_cable_behind_the_head_is_no_hair():
+    fine = np.zeros((200, 200), np.float32)
+    fine[60:200, 50:150] = 1
+    hair = fine.copy()
+    hair[52:60, 80] = 0.7  # a strand
+    hair[30:60, 100:130] = 0.4  # a tuft
+    both = hair.copy()
+    both[90, 150:190] = 0.8
+    result = guard.without_wires(both)
+    np.testing.assert_array_equal(result[:, :150], hair[:, :150])
+    assert result[:, 153:].max() == 0
+    np.testing.assert_array_equal(guard.without_wires(0 * fine), 0 * fine)
+
+
 def test_a_segmentation_that_misses_a_third_is_overruled():
     fine = np.zeros((200, 200), np.float32)
     fine[40:200, 40:160] = 1

@@ -5,15 +5,17 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from scipy import ndimage
 
 from flexavatar_cli.stages.matting.figures import distance
 
-GUARD = "5"  # raise when guarded() gives other pixels, so that work folders notice
+GUARD = "6"  # raise when guarded() gives other pixels, so that work folders notice
 SURE, DEEP = 0.95, 0.03  # a segmentation above the one, by this share of the person's size inside, is believed
 PATCH, LARGEST_PATCH = 0.012, 0.06  # half the thickness of what is no gap between locks; share of the person's area
 ADDED, LOST, SURROUNDINGS = 0.01, 0.003, 0.12  # half the thickness of what is no rim; what is about it; of the size
 DOUBTFUL, LIKENESS = 1.1, 0.6  # ratios of colour distances below which what is added, and what is lost, is not believed
 ALIKE = 0.05  # colour distance up to which what is added looks like the ground: a shoulder of its own colour stays
+WIRE, LONE = 0.14, 4.0  # reach from the person, of the size, and mean width in pixels: further and thinner is no hair
 FEW, SAMPLED = 30, 300  # pixels that tell; that are looked at
 
 
@@ -29,13 +31,29 @@ def guarded(
         return np.zeros_like(fine)
     if seen.all():
         return fine
-    fine = arbitrated(rgb, restored(fine, rough, refined), refined)
+    fine = without_wires(arbitrated(rgb, restored(fine, rough, refined), refined))
     person = filled(fine > 0.5, rough > SURE)
     size = float(np.sqrt(person.sum()))
     if not person.any():
         return fine
     inside = np.clip(distance(~(person & (rough > SURE))) / (DEEP * size) - 1, 0, 1)
     return np.maximum(fine, inside).astype(np.float32)
+
+
+def without_wires(fine: np.ndarray) -> np.ndarray:  # [H, W]
+    """The matte without lone thin lines that reach further from the person than hair does: cables, twigs."""
+    size = float(np.sqrt((fine > 0.5).sum()))
+    side = 2 * max(1, round(PATCH * size)) + 1
+    kernel = np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
+    body = cv2.morphologyEx((fine > 0.5).astype(np.uint8), cv2.MORPH_OPEN, kernel) > 0
+    if not body.any():
+        return fine
+    away = distance(body)
+    count, lines = cv2.connectedComponents(((fine > 0.05) & (away > 2)).astype(np.uint8), connectivity=8)
+    reach, area = ndimage.maximum(away, lines, range(count)), np.bincount(lines.ravel(), fine.ravel(), count)
+    wires = (reach > WIRE * size) & (area < LONE * reach)
+    wires[0] = False  # label 0 is the rest
+    return np.where(wires[lines], 0, fine).astype(np.float32)
 
 
 def restored(
