@@ -36,12 +36,11 @@ from flexavatar_cli.stages.uv_prior import (
 CORRECTIONS = 2  # rounds of putting back what the network smoothed away
 PROJECTIONS = 16  # rounds of back-projection
 RELAXATION = 1.6  # of each round's correction: neighbours blend, so that the plain one falls short
-GRAZED = (0.3, 0.6)  # facing cosines, between which a correction turns from doubted to sure
+TURNING = (0.3, 0.6)  # facing cosines, between which a correction turns from doubted to sure
 CAUTION = 1.0  # relaxation where it is doubted
 AFTERWARDS = 2  # rounds after doubted corrections were evened
 TEETH = (1.18, 1.11, 1.02)  # of the brightness that the network gives them: it leaves them grey, and a little green
 BACK = (-0.5, -0.2)  # frontal components of the template's normal, up to which neck and clothes are the back's
-TURNING = (0.3, 0.6)  # cosines between which back-projection fades in on face and neck
 JAW = -0.075  # metres, head space: above, the sides of the neck are the jaw's underside
 BARED = 0.2  # jawOpen at which teeth are looked at
 SKIN_FACING = 0.7  # cosine from which on a texel shows what skin is like
@@ -192,7 +191,7 @@ class Draft:
         On the face's front, folds graze too and are seen well all the same.
         """
         turned = torch.where(self.prior.on_face > 0, sideways(self.prior), 1.0)
-        return (1 - ramp(self.found.facing, GRAZED)) * turned * ~self.prior.interior
+        return (1 - ramp(self.found.facing, TURNING)) * turned * ~self.prior.interior
 
     def _even(self, begin: Tensor, doubted: Tensor) -> None:  # [N, 3], [N]
         """Replace doubted corrections of the colours `begin` by the median of those around."""

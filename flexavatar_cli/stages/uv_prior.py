@@ -236,14 +236,14 @@ def base_color(
     # what turns away is in the shade that its surroundings, which the photo does not show, are in as well
     telling = telling * torch.where(prior.on_face > 0, FRONTAL_WORD + (1 - FRONTAL_WORD) * prior.away(RIM), 1.0)
     skin = seen * prior.plain_skin * prior.on_face * (1 - hairy)
-    telling = telling * _clothed(prior, color, skin)
+    telling = telling * _unlike_skin(color, skin, (prior.on_bust > 0).expand_as(skin), PREVAILING_FLOOR)
     # a collar seen on the neck says nothing about the skin around it, nor a tie about the shoulders
     for material in (telling * prior.on_skin, telling * prior.on_bust):
         telling = telling + material * (prevailing(ratio, material) - 1)
     low = low_frequencies(prior, ratio, telling, prior.kernel)
     hair_seen = seen * torch.maximum(hairy * prior.above_collar, prior.on_scalp)
     if wary:
-        hair_seen = _unlike_skin(color, hair_seen, skin)
+        hair_seen = hair_seen * _unlike_skin(color, skin, hair_seen > 0, FOREHEAD)
     hair_seen = hair_seen * prevailing(ratio, hair_seen)
     enough = (hair_seen.sum(1) / (hair_seen.sum(1) + HAIR_ENOUGH))[:, None, None]
     hair = low_frequencies(prior, ratio, hair_seen + 1e-6 * seen, prior.hair_kernel)
@@ -265,22 +265,17 @@ def base_color(
     return (full * mean - RATIO_FLOOR).clamp(0, 1), (low * mean - RATIO_FLOOR).clamp(0, 1)
 
 
-def _clothed(prior: UVPrior, color: Tensor, skin: Tensor) -> Tensor:  # [B, N, 3], [B, N] -> [B, N]
-    """Less than 1 on the bust for the colours of skin: a bare chest says little about the clothes below it."""
-    bust, clothed = torch.nonzero(prior.on_bust)[:, 0], torch.ones_like(skin)
-    for own, material, sure in zip(color, skin, clothed, strict=True):
-        apart = unlikeness(own, own[bust], material)
-        sure[bust] = PREVAILING_FLOOR + (1 - PREVAILING_FLOOR) * ramp(apart, CLOTHED)
-    return clothed
-
-
-def _unlike_skin(color: Tensor, seen: Tensor, skin: Tensor) -> Tensor:  # [B, N, 3], [B, N] twice
-    """What is seen [B, N], a little of it where it has the colours of skin."""
-    kept = torch.zeros_like(seen)
-    for own, weight, material, sure in zip(color, seen, skin, kept, strict=True):
-        asked = torch.nonzero(weight > 0)[:, 0]
-        apart = ramp(unlikeness(own, own[asked], material), CLOTHED)
-        sure[asked] = weight[asked] * (FOREHEAD + (1 - FOREHEAD) * apart)
+def _unlike_skin(
+    color: Tensor,  # [B, N, 3]
+    skin: Tensor,  # [B, N] how well a texel shows skin
+    asked: Tensor,  # [B, N] bool
+    least: float,
+) -> Tensor:  # [B, N]
+    """1, but down to `least` where asked for the colours of skin: they say little about clothes, or about hair."""
+    kept = torch.ones_like(skin)
+    for own, material, where, sure in zip(color, skin, asked, kept, strict=True):
+        rows = torch.nonzero(where)[:, 0]
+        sure[rows] = least + (1 - least) * ramp(unlikeness(own, own[rows], material), CLOTHED)
     return kept
 
 
