@@ -35,7 +35,7 @@ from flexavatar_cli.media.images import sheet, write_jpg
 from flexavatar_cli.model import AvatarModel, ModelCard
 from flexavatar_cli.render import render
 from flexavatar_cli.stages.matting.nets import open_net
-from flexavatar_cli.stages.uv_prior import uv_features
+from flexavatar_cli.stages.uv_completion import uv_features
 from flexavatar_cli.training.batches import MONOCULAR, MULTI_VIEW, Batch, Batcher, collate
 from flexavatar_cli.training.bench import Bench, make_bench
 from flexavatar_cli.training.config import Phase, TrainConfig, network_card, read_config

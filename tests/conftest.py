@@ -77,7 +77,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from flexavatar_cli.heads import load_head, surface
     from flexavatar_cli.model import AvatarModel, ModelCard, ModelConfig, Template
     from flexavatar_cli.model.config import UvFeaturesConfig
-    from flexavatar_cli.stages.uv_prior import CHANNELS
+    from flexavatar_cli.stages.uv_completion import CHANNELS
 
     head = load_head()
     config = ModelConfig.tiny(128)

@@ -23,7 +23,8 @@ from flexavatar_cli.stages.instruments import Instruments
 from flexavatar_cli.stages.motion import recoded
 from flexavatar_cli.stages.observation import Observation, examine
 from flexavatar_cli.stages.rig import RigAnchor, rigged_gaussians
-from flexavatar_cli.stages.uv_prior import UVPrior, base_color
+from flexavatar_cli.stages.uv_completion import base_color
+from flexavatar_cli.stages.uv_prior import UVPrior
 
 FACE = 468  # FaceMesh points of the face; the rest are irises
 OVAL = (

@@ -23,15 +23,8 @@ from flexavatar_cli.stages.medians import medians, surroundings
 from flexavatar_cli.stages.observation import SOLID, Evidence, Observation, examine, outline_correction, trusted_parts
 from flexavatar_cli.stages.rig import expressed, lifted, rig_anchor, rigged_gaussians
 from flexavatar_cli.stages.strangers import sideways, without_strangers
-from flexavatar_cli.stages.uv_prior import (
-    DISPLACEMENT_UNIT,
-    MIRROR_TRUST,
-    UVPrior,
-    base_color,
-    hairiness,
-    low_frequencies,
-    uv_features,
-)
+from flexavatar_cli.stages.uv_completion import DISPLACEMENT_UNIT, MIRROR_TRUST, Completion, uv_features
+from flexavatar_cli.stages.uv_prior import UVPrior, hairiness, low_frequencies
 
 CORRECTIONS = 2  # rounds of putting back what the network smoothed away
 PROJECTIONS = 16  # rounds of back-projection
@@ -121,7 +114,8 @@ class Draft:
         Here and not in what the network is given: with darker hair it draws other outlines.
         """
         evidence = (self.found.color[None], self.found.seen[None], self.found.displacement[None])
-        trusting, wary = (base_color(self.prior, *evidence, wary=wary)[0][0] for wary in (False, True))
+        completion = Completion(self.prior, *evidence)
+        trusting, wary = (completion.colors(wary)[0][0] for wary in (False, True))
         self._add(color=wary - trusting)
 
     @torch.no_grad()

@@ -13,7 +13,8 @@ from torch import Tensor
 from flexavatar_cli.core.ramps import ramp
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.stages.observation import Evidence, receded
-from flexavatar_cli.stages.uv_prior import RATIO_FLOOR, UVPrior, hairiness, low_frequencies
+from flexavatar_cli.stages.uv_completion import RATIO_FLOOR
+from flexavatar_cli.stages.uv_prior import UVPrior, hairiness, low_frequencies
 
 SURE = 0.45  # facing cosine from which on the photo is believed whatever it shows
 DOUBTED = 0.6  # ... and up to which it is doubted a little, so that no edge shows

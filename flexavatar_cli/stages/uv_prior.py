@@ -1,9 +1,4 @@
-"""Closed-form completion in UV: what the tracked photo says about texels it does not show.
-
-Colours are treated as ratios to the mean head, so the fill keeps the structure of brows, lips and ears and takes only
-low frequencies from what was seen; the other half of the face contributes its mirrored detail. Everything is a gather
-or a small matrix product, batched and identical in training and use.
-"""
+"""What a head model alone says of its texels: materials, the mean head's colours, and who is whose neighbour."""
 
 from dataclasses import dataclass, replace
 
@@ -14,34 +9,20 @@ from torch import Tensor
 from flexavatar_cli.core.ramps import ramp
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.heads.surface import frames, surface
-from flexavatar_cli.stages.collars import collars, unlikeness
 
 CELLS = 64  # low frequencies live on a 64 x 64 grid of cells
 AROUND = 8  # cells that a texel's low frequencies are interpolated from ...
 AROUND_RADIUS = 0.006  # ... with inverse-distance weights of this radius, metres
 SHEPARD_RADIUS = 0.008  # metres; inverse-distance weights 1 / (r^2 + radius^2)^2
-MIRROR_TRUST = 0.7
-BAND_SPREAD = 0.5  # of the logarithm of a colour ratio
 RIM = (0.55, 0.8)  # frontal component of the mean head's normal, between which skin turns from lit to shaded
 BEYOND = (0.3, 0.5)  # ... and between which photos lose sight of it
-FRONTAL_WORD = 0.1  # weight of a frontal texel's colour for unseen ones, against one that turns away
 EVEN = 0.06  # difference of the mean skin from its surroundings, up to which it is plain
-CLOTHED = (0.15, 0.4)  # distance of a colour's logarithm from those of the skin, between which it turns to cloth
-RATIO_FLOOR = 0.08  # added to the mean before dividing, so that dark mean texels do not amplify noise
 HAIR_HEIGHT = (0.006, 0.014)  # metres above the skin between which a texel turns from skin to hair
-BALD_GRAIN = 0.2  # share of the strands that shows where no hair stands off
-FOREHEAD = 0.3  # weight of what looks like skin where hair grows
-HAIR_ENOUGH = 60.0  # seen hair texels at which half of the hair's colour is taken from them
-PREVAILING_ROUNDS = 6
-PREVAILING_SPREAD = 0.35  # of the logarithm of a colour ratio
-PREVAILING_FLOOR = 0.02
 # The prepared material's mouth is that of a game: grey-green teeth, a tongue of the socket's dark red.
 MOUTH_GAINS = {"teeth": (1.45, 1.38, 1.28), "tongue": (2.6, 2.4, 2.35), "gums": (1.3, 1.2, 1.2)}
 SHOULDERS = -0.14  # metres, head space
 EARS = -0.025  # metres, head space: no ear reaches below
 COLLAR = -0.06  # metres, head space: nothing seen below says what colour the hair has
-DISPLACEMENT_UNIT = 0.2  # metres; the network's unit of displacement (model.yaml says the same)
-CHANNELS = 23  # of `uv_features`
 
 GROUPS = {"face": 0, "neck": 0, "eye_sockets": 0, "scalp": 1, "bust": 2, "eyeball_left": 3, "eyeball_right": 3}
 GROUPS |= {"teeth": 4, "gums": 5, "tongue": 5, "mouth_socket": 5}
@@ -199,112 +180,3 @@ def low_frequencies(prior: UVPrior, values: Tensor, weight: Tensor, kernel: Tens
 def hairiness(prior: UVPrior, displacement: Tensor) -> Tensor:  # [B, N] metres -> [B, N]
     """1 where a texel above the shoulders stands so far off that it is hair or a hat, 0 on skin."""
     return ramp(displacement, HAIR_HEIGHT) * prior.above_shoulders
-
-
-def prevailing(
-    values: Tensor,  # [B, N, 3]
-    weight: Tensor,  # [B, N]
-) -> Tensor:  # [B, N]
-    """1 for values near the one that prevails, next to 0 for others: a hat of two colours is continued in one."""
-    values = (values + RATIO_FLOOR).log()
-    weight = weight[..., None] + 1e-9
-    near = weight
-    for _ in range(PREVAILING_ROUNDS):  # mean shift, from the mean of all
-        centre = (values * near).sum(1, keepdim=True) / near.sum(1, keepdim=True)
-        likeness = (-((values - centre) ** 2).mean(-1, keepdim=True) / (2 * PREVAILING_SPREAD**2)).exp()
-        near = weight * (PREVAILING_FLOOR + likeness)
-    return (PREVAILING_FLOOR + likeness)[..., 0]
-
-
-def base_color(
-    prior: UVPrior,
-    color: Tensor,  # [B, N, 3] photo at each texel, anything where unseen
-    seen: Tensor,  # [B, N] in 0..1
-    displacement: Tensor,  # [B, N] metres
-    wary: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Completed colours [B, N, 3] and their low frequencies [B, N, 3].
-
-    What stands off the head above the shoulders is hair (or a hat) wherever it lies, and is filled from its like; if
-    `wary`, little from what looks like skin: foreheads reach where others have hair.
-    """
-    hairy = hairiness(prior, displacement)
-    own = torch.where(prior.on_scalp > 0, (displacement / HAIR_HEIGHT[0]).clamp(BALD_GRAIN, 1), 1 - hairy)[..., None]
-    mean = prior.smooth_hair + own * (prior.mean_color - prior.smooth_hair) + RATIO_FLOOR
-    ratio = ((color + RATIO_FLOOR) / mean).clamp(0.05, 6.0)
-    telling = seen * (1 - 0.9 * hairy * (1 - prior.on_scalp))
-    # what turns away is in the shade that its surroundings, which the photo does not show, are in as well
-    telling = telling * torch.where(prior.on_face > 0, FRONTAL_WORD + (1 - FRONTAL_WORD) * prior.away(RIM), 1.0)
-    skin = seen * prior.plain_skin * prior.on_face * (1 - hairy)
-    telling = telling * _unlike_skin(color, skin, (prior.on_bust > 0).expand_as(skin), PREVAILING_FLOOR)
-    # a collar seen on the neck says nothing about the skin around it, nor a tie about the shoulders
-    for material in (telling * prior.on_skin, telling * prior.on_bust):
-        telling = telling + material * (prevailing(ratio, material) - 1)
-    low = low_frequencies(prior, ratio, telling, prior.kernel)
-    hair_seen = seen * torch.maximum(hairy * prior.above_collar, prior.on_scalp)
-    if wary:
-        hair_seen = hair_seen * _unlike_skin(color, skin, hair_seen > 0, FOREHEAD)
-    hair_seen = hair_seen * prevailing(ratio, hair_seen)
-    enough = (hair_seen.sum(1) / (hair_seen.sum(1) + HAIR_ENOUGH))[:, None, None]
-    hair = low_frequencies(prior, ratio, hair_seen + 1e-6 * seen, prior.hair_kernel)
-    # between hat and jaw hair may have a colour of its own; that of the hat would be a dark band under the ear
-    unlike = ((ratio.log() - hair.clamp_min(0.05).log()) ** 2).mean(-1) / (2 * BAND_SPREAD**2)
-    hairy_fill = hairy * (1 - prior.on_jaw * (1 - (-unlike).exp()))
-    low = low + (hairy_fill[..., None] * enough) * (hair - low)
-    grey = low.mean(-1, keepdim=True).clamp(0.4, 1.15)
-    low = torch.where(prior.interior[:, None], grey.expand_as(low), low)
-    mirrored, mirrored_seen = ratio[:, prior.mirror], seen[:, prior.mirror]
-    mirrored = mirrored * (low / low[:, prior.mirror].clamp_min(0.05)).clamp(0.5, 2.0)
-    alike = 1 - (hairy - hairy[:, prior.mirror]).abs()  # hair on one side says nothing about skin on the other
-    trust = (MIRROR_TRUST * mirrored_seen * alike)[..., None]
-    unseen = trust * mirrored + (1 - trust) * low
-    materials = (seen * prior.on_bust, skin, hair_seen)
-    collar, cloth = collars(prior.places, prior.on_neck, prior.on_bust, materials, color, seen)
-    low, unseen = (fill.lerp((cloth + RATIO_FLOOR) / mean, collar[..., None]) for fill in (low, unseen))
-    full = seen[..., None] * ratio + (1 - seen[..., None]) * unseen
-    return (full * mean - RATIO_FLOOR).clamp(0, 1), (low * mean - RATIO_FLOOR).clamp(0, 1)
-
-
-def _unlike_skin(
-    color: Tensor,  # [B, N, 3]
-    skin: Tensor,  # [B, N] how well a texel shows skin
-    asked: Tensor,  # [B, N] bool
-    least: float,
-) -> Tensor:  # [B, N]
-    """1, but down to `least` where asked for the colours of skin: they say little about clothes, or about hair."""
-    kept = torch.ones_like(skin)
-    for own, material, where, sure in zip(color, skin, asked, kept, strict=True):
-        rows = torch.nonzero(where)[:, 0]
-        sure[rows] = least + (1 - least) * ramp(unlikeness(own, own[rows], material), CLOTHED)
-    return kept
-
-
-def uv_features(
-    prior: UVPrior,
-    color: Tensor,  # [B, N, 3]
-    seen: Tensor,  # [B, N]
-    facing: Tensor,  # [B, N] cosine between normal and view, 0..1
-    displacement: Tensor,  # [B, N] hair hull, metres
-) -> Tensor:  # [B, 23, R, R]
-    """The encoder's pixel-aligned UV input (DESIGN 4.2). The first four channels are the base of the avatar code."""
-    base, low = base_color(prior, color, seen, displacement)
-    mask = seen[..., None]
-    mirrored_seen = seen[:, prior.mirror]
-    per_texel = torch.cat(
-        [
-            base - 0.5,
-            displacement[..., None] / DISPLACEMENT_UNIT,
-            mask,
-            mask * facing[..., None],
-            mask * (color - 0.5),
-            mirrored_seen[..., None],
-            mirrored_seen[..., None] * (color[:, prior.mirror] - 0.5),
-            low - 0.5,
-        ],
-        -1,
-    )
-    batch, size = len(color), prior.resolution
-    maps = per_texel.new_zeros(batch, per_texel.shape[-1], size * size)
-    maps[:, :, prior.index] = per_texel.transpose(1, 2)
-    statics = prior.statics[None].expand(batch, -1, -1, -1)
-    return torch.cat([maps.reshape(batch, -1, size, size), statics], 1)

@@ -23,7 +23,7 @@ from flexavatar_cli.media.images import write_png
 from flexavatar_cli.model import AvatarModel, ModelCard, load_model
 from flexavatar_cli.stages.encoding import MEAN_COLOR
 from flexavatar_cli.stages.instruments import pick_device
-from flexavatar_cli.stages.uv_prior import uv_features
+from flexavatar_cli.stages.uv_completion import uv_features
 from flexavatar_cli.training.batches import Batch
 from flexavatar_cli.training.bench import Bench, make_bench, template_of
 from flexavatar_cli.training.config import Phase, TrainConfig

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flexavatar_cli.model import AvatarModel
-from flexavatar_cli.stages.uv_prior import uv_features
+from flexavatar_cli.stages.uv_completion import uv_features
 from flexavatar_cli.training.batches import Batcher, collate
 from flexavatar_cli.training.bench import make_bench
 from flexavatar_cli.training.engine import Trainer

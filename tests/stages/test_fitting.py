@@ -22,7 +22,7 @@ from flexavatar_cli.stages.hull import about_ears
 from flexavatar_cli.stages.observation import Observation
 from flexavatar_cli.stages.optimisation import Optimisation
 from flexavatar_cli.stages.shots import Shot
-from flexavatar_cli.stages.uv_prior import DISPLACEMENT_UNIT
+from flexavatar_cli.stages.uv_completion import DISPLACEMENT_UNIT
 
 SIZE = 96
 

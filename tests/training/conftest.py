@@ -9,7 +9,7 @@ import pytest
 from flexavatar_cli.heads import load_head
 from flexavatar_cli.model import ModelCard, ModelConfig
 from flexavatar_cli.model.config import UvFeaturesConfig
-from flexavatar_cli.stages.uv_prior import CHANNELS
+from flexavatar_cli.stages.uv_completion import CHANNELS
 from flexavatar_cli.training.synthetic.hair import HairStyles, texel_points
 from flexavatar_cli.training.synthetic.materials import Materials, draw_parts
 from flexavatar_cli.training.synthetic.pack import RESOLUTION, write_pack

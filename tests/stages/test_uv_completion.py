@@ -4,17 +4,15 @@ import pytest
 import torch
 
 from flexavatar_cli.heads import load_head
-from flexavatar_cli.stages.uv_prior import (
-    BEYOND,
+from flexavatar_cli.stages.uv_completion import (
     CHANNELS,
     DISPLACEMENT_UNIT,
-    RIM,
+    Completion,
     base_color,
-    low_frequencies,
     prevailing,
     uv_features,
-    uv_prior,
 )
+from flexavatar_cli.stages.uv_prior import BEYOND, RIM, low_frequencies, uv_prior
 
 RESOLUTION = 64
 
@@ -93,7 +91,8 @@ def test_a_forehead_does_not_colour_the_hair_of_the_wary():
     color = torch.where(hair[:, None], 0.08, torch.tensor([0.62, 0.45, 0.38])).expand(1, -1, 3)
     lifted = 0.02 * prior.on_scalp[None]
     back = (shown[0] == 0) & (prior.on_scalp > 0.9)
-    trusting, wary = (base_color(prior, color, shown, lifted, wary=wary)[0][0, back].mean() for wary in (False, True))
+    completion = Completion(prior, color, shown, lifted)
+    trusting, wary = (completion.colors(wary)[0][0, back].mean() for wary in (False, True))
     assert trusting > 0.3
     assert wary < 0.5 * trusting
 
