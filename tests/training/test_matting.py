@@ -23,7 +23,7 @@ from flexavatar_cli.training.matting.export import export
 from flexavatar_cli.training.matting.grounds import behind, cluttered, painted
 from flexavatar_cli.training.matting.losses import matting_losses
 from flexavatar_cli.training.matting.measuring import comparison, flicker, hair_band, limits, measure
-from flexavatar_cli.training.matting.network import SEMANTIC_STRIDE, MattingNetwork
+from flexavatar_cli.training.matting.network import SEMANTIC_STRIDE, MattingNetwork, Residual
 from flexavatar_cli.training.matting.training import MattingConfig, Phase, Trainer, read_config
 
 
@@ -212,6 +212,9 @@ def test_training_goes_on_where_it_was_cut(pack):
 def test_training_starts_from_an_exported_file(pack):
     torch.manual_seed(1)
     before = MattingNetwork().train()
+    before.detail_quarter = before.detail_quarter[:3]  # a file of before the branch was made deeper
+    for block in [module for module in before.modules() if isinstance(module, Residual)]:
+        torch.nn.init.uniform_(block.second[1].weight, 0.5, 1)  # blocks that are not nothing
     for _ in range(3):
         before(torch.rand(4, 3, 64, 64) * 2 - 1)  # norms that are not neutral
     path = export(before, pack / "before.onnx")
@@ -228,6 +231,10 @@ def test_training_starts_from_an_exported_file(pack):
     (pack / "broken.onnx").write_bytes(b"no net")
     with pytest.raises(InputError, match="not an ONNX file"):
         Trainer(replace(config, initial=str(pack / "broken.onnx")), pack, pack / "other")
+    before.detail_quarter = before.detail_quarter[:1]
+    other = export(before, pack / "other.onnx")
+    with pytest.raises(InputError, match="not those of the matting net"):
+        Trainer(replace(config, initial=str(other)), pack, pack / "other")
 
 
 def test_crops_train_the_detail_branch_alone(pack):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.training.matting.crops import crops, edge_corners, heard_guide
-from flexavatar_cli.training.matting.network import MattingNetwork, enlarged
+from flexavatar_cli.training.matting.network import MattingNetwork, Residual, enlarged
 
 CROP, CROPS = 128, 6  # of each picture, that the detail branch's statistics are taken from
 
@@ -24,18 +24,19 @@ def start_from(
     """Load a file of `export` into the network, which then says what the file says. Raises InputError.
 
     Export folds batch norms into the convolutions before them. They come back with the statistics of some pictures,
-    so that training finds what it knows. Files of before the guide reached the semantic branch do, too.
+    so that training finds what it knows. Residual blocks that the file lacks stay what they are at first, nothing.
     """
-    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
     stored = layer_weights(path)
-    if len(stored) != len(layers):
-        raise InputError(f"{path}: {len(stored)} layers, the matting net has {len(layers)}")
+    blocks = {f"{name}." for name, module in network.named_modules() if isinstance(module, Residual)}
+    missing = [name for name in layers.keys() - stored.keys() if not name.startswith(tuple(blocks))]
+    if stored.keys() - layers.keys() or missing:
+        raise InputError(f"{path}: {len(stored)} layers that are not those of the matting net")
     norms = norms_after(network)
     biases = {}
     with torch.no_grad():
-        for layer, (weight, bias) in zip(layers, stored):
-            if layer is network.stem[0] and weight.shape[1] == 3:
-                weight = torch.cat([weight, torch.zeros_like(weight[:, :1])], 1)
+        for name, (weight, bias) in stored.items():
+            layer = layers[name]
             if weight.shape != layer.weight.shape:
                 raise InputError(f"{path}: a layer of {list(weight.shape)} where {list(layer.weight.shape)} is due")
             layer.weight.copy_(weight)
@@ -53,8 +54,8 @@ def start_from(
             norm.bias.copy_(biases[norm] + mean)
 
 
-def layer_weights(path: Path) -> list[tuple[Tensor, Tensor]]:
-    """Weight and bias of each convolution and linear layer of a file, in order of use. Raises InputError."""
+def layer_weights(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Weight and bias of each convolution and linear layer of a file by its name in the network. Raises InputError."""
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -63,10 +64,17 @@ def layer_weights(path: Path) -> list[tuple[Tensor, Tensor]]:
     except (OSError, DecodeError) as error:
         raise InputError(f"{path}: not an ONNX file that can be read") from error
     known = {entry.name: torch.from_numpy(np.array(onnx.numpy_helper.to_array(entry))) for entry in graph.initializer}
-    pairs = [node.input[1:3] for node in graph.node if node.op_type in ("Conv", "Gemm")]
-    if not all(len(pair) == 2 and pair[0] in known and pair[1] in known for pair in pairs):
+    pairs = {module_of(node.name): node.input[1:3] for node in graph.node if node.op_type in ("Conv", "Gemm")}
+    if not all(len(pair) == 2 and pair[0] in known and pair[1] in known for pair in pairs.values()):
         raise InputError(f"{path}: not a file of `export`")
-    return [(known[weight], known[bias]) for weight, bias in pairs]
+    return {name: (known[weight], known[bias]) for name, (weight, bias) in pairs.items()}
+
+
+def module_of(node: str) -> str:
+    """The module that an exported node is of: "/eighth/eighth.1/first/first.0/Conv" is "eighth.1.first.0"."""
+    scopes = node.strip("/").split("/")[:-1]
+    inner = [scope for scope, after in zip(scopes, [*scopes[1:], ""]) if not after.startswith(f"{scope}.")]
+    return ".".join(inner)
 
 
 def norms_after(network: nn.Module) -> dict[nn.Module, nn.BatchNorm2d]:

@@ -12,21 +12,25 @@ SEMANTIC_STRIDE = 4  # of the semantic branch's output, in pixels of what it see
 
 
 class ConvUnit(nn.Sequential):
-    """Convolution, batch norm, ReLU."""
+    """3 x 3 convolution, batch norm, ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__(
-            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(True)
+            nn.Conv2d(inputs, outputs, 3, stride, dilation, dilation, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(True),
         )
 
 
 class Residual(nn.Module):
-    """Two convolutions beside an identity (He et al. 2016)."""
+    """Two convolutions beside an identity (He et al. 2016), which is all it is at first."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, dilation: int = 1) -> None:
         super().__init__()
-        self.first = ConvUnit(width, width)
-        self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+        self.first = ConvUnit(width, width, dilation=dilation)
+        norm = nn.BatchNorm2d(width)
+        nn.init.zeros_(norm.weight)
+        self.second = nn.Sequential(nn.Conv2d(width, width, 3, 1, dilation, dilation, bias=False), norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to the same."""
@@ -79,7 +83,9 @@ class MattingNetwork(nn.Module):
         self.fine_half = ConvUnit(3, fine_half, stride=2)
         self.fine_quarter = nn.Sequential(ConvUnit(fine_half, fine_quarter, stride=2), Residual(fine_quarter))
         self.detail_quarter = nn.Sequential(
-            ConvUnit(1 + 1 + quarter + fine_quarter + 3, fine_quarter), ConvUnit(fine_quarter, fine_quarter)
+            ConvUnit(1 + 1 + quarter + fine_quarter + 3, fine_quarter),
+            ConvUnit(fine_quarter, fine_quarter),
+            *(Residual(fine_quarter, dilation) for dilation in (1, 2, 4)),  # far enough to follow a strand to the hair
         )
         self.detail_half = nn.Sequential(ConvUnit(fine_quarter + fine_half + 12, detail), ConvUnit(detail, detail))
         self.detail = nn.Conv2d(detail, 1, 1)
