@@ -17,6 +17,7 @@ from flexavatar_cli.core.expression import INDEX
 from flexavatar_cli.core.ramps import ramp
 from flexavatar_cli.model import plucker_map
 from flexavatar_cli.stages.back_projection import back_projected
+from flexavatar_cli.stages.hull import about_ears
 from flexavatar_cli.stages.instruments import SINKS, Instruments
 from flexavatar_cli.stages.laid_detail import FLOOR, HAIR, SKIN, Material, laid_detail
 from flexavatar_cli.stages.medians import medians, surroundings
@@ -34,6 +35,8 @@ CAUTION = 1.0  # relaxation where it is doubted
 AFTERWARDS = 2  # rounds after doubted corrections were evened
 TEETH = (1.18, 1.11, 1.02)  # of the brightness that the network gives them: it leaves them grey, and a little green
 BACK = (-0.5, -0.2)  # frontal components of the template's normal, up to which neck and clothes are the back's
+AHEAD = (0.2, 0.6)  # ... between which an ear's folds turn from aside to ahead
+BURIED = (0.02, 0.04)  # metres of hair over an ear, between which none of it shows
 JAW = -0.075  # metres, head space: above, the sides of the neck are the jaw's underside
 BARED = 0.2  # jawOpen at which teeth are looked at
 SKIN_FACING = 0.7  # cosine from which on a texel shows what skin is like
@@ -90,15 +93,25 @@ class Draft:
         """1 where nothing stands off the head: skin, or the scalp of who is bald."""
         return 1 - hairiness(self.prior, self.found.displacement[None])[0]
 
+    def _ear(self) -> Tensor:  # [N]
+        """1 on the ears, under hair or bare."""
+        return torch.from_numpy(about_ears(self.prior.places.numpy())) * self.prior.on_face
+
     def _unseen(self) -> Tensor:  # [N]
         """1 where the photo shows neither a texel nor that on the other side."""
         return (1 - self.found.seen) * (1 - MIRROR_TRUST * self.found.seen[self.prior.mirror])
 
     @torch.no_grad()
     def meet_outline(self) -> None:
-        """Displace what sticks out of the matte or does not fill it."""
+        """Displace what sticks out of the matte or does not fill it, but not what of an ear faces ahead.
+
+        Lifted with the hair over the ear that would move forward, and stand on the cheek as a plug.
+        """
         change = outline_correction(self.seen, self.head, self.model.resolution, self.lifted())
         self._add(displacement=torch.from_numpy(change).float())
+        lift = torch.from_numpy(self.lifted())
+        plug = self._ear() * ramp(self.prior.outward[:, 2], AHEAD) * ramp(lift, BURIED)
+        self._add(displacement=-plug * lift)
 
     @torch.no_grad()
     def read_colors(self) -> None:
@@ -117,6 +130,15 @@ class Draft:
         completion = Completion(self.prior, *evidence)
         trusting, wary = (completion.colors(wary)[0][0] for wary in (False, True))
         self._add(color=wary - trusting)
+
+    @torch.no_grad()
+    def color_ears(self) -> None:
+        """Give unseen hair over the ears the colour of the hair around: the network leaves it an ear's red."""
+        color, ear = self.attributes().color[0], self._ear()
+        hair = self._hair() * (1 - ear) + 1e-9
+        around = low_frequencies(self.prior, color[None], hair[None], self.prior.hair_kernel)[0]
+        covered = ear * (1 - self._bare()) * (1 - self.found.seen)
+        self._add(color=covered[:, None] * (around - color))
 
     @torch.no_grad()
     def soften_unseen(self) -> None:

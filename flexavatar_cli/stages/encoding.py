@@ -80,6 +80,7 @@ def encode(
     draft.meet_outline()
     draft.read_colors()
     draft.color_hair()
+    draft.color_ears()
     draft.soften_unseen()
     draft.lay_strands()
     draft.lay_skin()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flexavatar_cli.core.camera import Camera, look_at
-from flexavatar_cli.stages.draft import BRIGHTER, TEETH, Draft
+from flexavatar_cli.stages.draft import AHEAD, BRIGHTER, BURIED, TEETH, Draft
 from flexavatar_cli.stages.encoding import load_prior
 from flexavatar_cli.stages.observation import Observation
 
@@ -143,3 +143,40 @@ def test_hair_is_coloured_by_hair_where_no_photo_shows_it(draft, monkeypatch):
     back = (prior.on_scalp > 0.9) & (prior.places[:, 2] < -0.02)
     assert change[back].mean() < -0.1
     assert change[(prior.on_face > 0) & (seen == 1)].abs().mean() < 0.01
+
+
+def test_hair_over_ears_has_the_colour_of_the_hair_around_and_bare_ears_keep_theirs(draft, monkeypatch):
+    ear = draft._ear() > 0
+    reddish = torch.where(ear[:, None], torch.tensor([0.3, 0.1, 0.1]), 0.1)
+    attributes = replace(draft.attributes(), color=reddish[None])
+    added = []
+    with monkeypatch.context() as only:
+        only.setattr(draft, "attributes", lambda: attributes)
+        only.setattr(draft, "_add", lambda color: added.append(color))
+        for height in (0.03, 0.0):
+            displacement = torch.full_like(draft.found.seen, height)
+            only.setattr(draft, "found", replace(draft.found, seen=0 * displacement, displacement=displacement))
+            draft.color_ears()
+    hairy, bare = added
+    torch.testing.assert_close((reddish + hairy)[ear], torch.full((int(ear.sum()), 3), 0.1), atol=5e-3, rtol=0)
+    assert hairy[~ear].abs().max() == 0
+    assert bare.abs().max() == 0
+
+
+def test_what_of_a_buried_ear_faces_ahead_is_not_lifted(draft, monkeypatch):
+    ear, facing = draft._ear() > 0, draft.prior.outward[:, 2]
+    ahead, aside = ear & (facing > AHEAD[1]), ear & (facing < AHEAD[0])
+    added = []
+    with monkeypatch.context() as only:
+        only.setattr("flexavatar_cli.stages.draft.outline_correction", lambda *_: np.zeros(len(ear)))
+        only.setattr(draft, "_add", lambda displacement: added.append(displacement))
+        for height in (BURIED[1], BURIED[0]):
+            lift = np.full(len(ear), height, np.float32)
+            only.setattr(draft, "lifted", lambda lift=lift: lift)
+            draft.meet_outline()
+    _, buried, _, bare = added
+    assert min(ahead.sum(), aside.sum()) > 10
+    torch.testing.assert_close(buried[ahead], torch.full((int(ahead.sum()),), -BURIED[1]))
+    assert buried[aside].abs().max() == 0
+    assert buried[~ear].abs().max() == 0
+    assert bare.abs().max() == 0
