@@ -21,6 +21,7 @@ from flexavatar_cli.training.matting.cutouts import UNKNOWN, agreement, is_held_
 from flexavatar_cli.training.matting.edges import TRUTH, Subject, edge_errors, subjects
 from flexavatar_cli.training.matting.export import export
 from flexavatar_cli.training.matting.grounds import behind, cluttered, painted
+from flexavatar_cli.training.matting.initial import layer_weights
 from flexavatar_cli.training.matting.losses import matting_losses
 from flexavatar_cli.training.matting.measuring import comparison, flicker, hair_band, limits, measure
 from flexavatar_cli.training.matting.network import SEMANTIC_STRIDE, MattingNetwork, Residual
@@ -209,14 +210,20 @@ def test_training_goes_on_where_it_was_cut(pack):
         torch.testing.assert_close(again.average.state_dict()[name], value)
 
 
-def test_training_starts_from_an_exported_file(pack):
-    torch.manual_seed(1)
-    before = MattingNetwork().train()
-    before.detail_quarter = before.detail_quarter[:3]  # a file of before the branch was made deeper
-    for block in [module for module in before.modules() if isinstance(module, Residual)]:
-        torch.nn.init.uniform_(block.second[1].weight, 0.5, 1)  # blocks that are not nothing
+def trained(seed):
+    """A net whose norms are not neutral, and whose residual blocks are not nothing."""
+    torch.manual_seed(seed)
+    network = MattingNetwork().train()
+    for block in [module for module in network.modules() if isinstance(module, Residual)]:
+        torch.nn.init.uniform_(block.second[1].weight, 0.5, 1)
     for _ in range(3):
-        before(torch.rand(4, 3, 64, 64) * 2 - 1)  # norms that are not neutral
+        network(torch.rand(4, 3, 64, 64) * 2 - 1)
+    return network
+
+
+def test_training_starts_from_an_exported_file(pack):
+    before = trained(1)
+    before.detail_quarter = before.detail_quarter[:3]  # a file of before the branch was made deeper
     path = export(before, pack / "before.onnx")
     config = MattingConfig("matting", 0, (Phase(64, 1.0, 2, 1e-3),), initial=str(path))
     trainer = Trainer(config, pack, pack / "run")
@@ -228,13 +235,18 @@ def test_training_starts_from_an_exported_file(pack):
     first = trainer.network.quarter[0][1]
     assert first.running_var.mean() != pytest.approx(1, abs=0.05)  # its statistics are those of pictures
     torch.testing.assert_close(first.weight, (first.running_var + first.eps).sqrt())
+    other = export(trained(2), pack / "other.onnx")
+    joined = Trainer(replace(config, semantics=str(other)), pack, pack / "joined").network
+    for branch, file in (("semantic", other), ("detail", path)):
+        weight, _ = layer_weights(file)[branch]
+        torch.testing.assert_close(getattr(joined, branch).weight.detach(), weight)
     (pack / "broken.onnx").write_bytes(b"no net")
     with pytest.raises(InputError, match="not an ONNX file"):
         Trainer(replace(config, initial=str(pack / "broken.onnx")), pack, pack / "other")
     before.detail_quarter = before.detail_quarter[:1]
-    other = export(before, pack / "other.onnx")
+    shorter = export(before, pack / "shorter.onnx")
     with pytest.raises(InputError, match="not those of the matting net"):
-        Trainer(replace(config, initial=str(other)), pack, pack / "other")
+        Trainer(replace(config, initial=str(shorter)), pack, pack / "other")
 
 
 def test_crops_train_the_detail_branch_alone(pack):

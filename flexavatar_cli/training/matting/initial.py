@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flexavatar_cli.core.errors import InputError
 from flexavatar_cli.training.matting.crops import crops, edge_corners, heard_guide
-from flexavatar_cli.training.matting.network import MattingNetwork, Residual, enlarged
+from flexavatar_cli.training.matting.network import SEMANTICS, MattingNetwork, Residual, enlarged
 
 CROP, CROPS = 128, 6  # of each picture, that the detail branch's statistics are taken from
 
@@ -20,14 +20,19 @@ def start_from(
     path: Path,
     image: Tensor,  # [B, 3, S, S] in -1..1
     truth: Tensor,  # [B, 5, S, S] alpha, known, band, contrast, guide
+    semantics: Path | None = None,
 ) -> None:
     """Load a file of `export` into the network, which then says what the file says. Raises InputError.
+
+    The semantic branch comes from the file `semantics`, if there is one: both branches can be trained side by side.
 
     Export folds batch norms into the convolutions before them. They come back with the statistics of some pictures,
     so that training finds what it knows. Residual blocks that the file lacks stay what they are at first, nothing.
     """
     layers = {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
     stored = layer_weights(path)
+    if semantics is not None:
+        stored |= {name: pair for name, pair in layer_weights(semantics).items() if name.split(".")[0] in SEMANTICS}
     blocks = {f"{name}." for name, module in network.named_modules() if isinstance(module, Residual)}
     missing = [name for name in layers.keys() - stored.keys() if not name.startswith(tuple(blocks))]
     if stored.keys() - layers.keys() or missing:

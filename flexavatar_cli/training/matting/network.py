@@ -9,6 +9,8 @@ from torch import Tensor, nn
 STRIDE = 32  # both sides of a picture are multiples of it
 REDUCTION = 2  # of the picture that the semantic branch sees
 SEMANTIC_STRIDE = 4  # of the semantic branch's output, in pixels of what it sees
+# modules of the semantic branch; the others are those of detail and fusion
+SEMANTICS = ("stem", "quarter", "eighth", "sixteenth", "last", "up_sixteenth", "up_eighth", "up_quarter", "semantic")
 
 
 class ConvUnit(nn.Sequential):

@@ -53,6 +53,7 @@ class MattingConfig:
     seed: int
     phases: tuple[Phase, ...]
     initial: str = ""  # an exported file whose weights a new run starts from; "" = random ones
+    semantics: str = ""  # another one, whose semantic branch it starts from instead
     weight_decay: float = 0.01
     warmup: int = 100  # steps
     checkpoint_minutes: float = 3.0
@@ -105,7 +106,9 @@ class Trainer:
             self.phase, self.phase_start = state["phase"], state["phase_start"]
         elif config.initial:
             samples = next(iter(Stream(pack, 512, 8, config.seed, guided=True)))
-            start_from(self.network, Path(config.initial), *samples)
+            start_from(
+                self.network, Path(config.initial), *samples, Path(config.semantics) if config.semantics else None
+            )
             self.average.load_state_dict(self.network.state_dict())
 
     @property
