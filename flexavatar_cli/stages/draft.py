@@ -42,7 +42,7 @@ BARED = 0.2  # jawOpen at which teeth are looked at
 SKIN_FACING = 0.7  # cosine from which on a texel shows what skin is like
 SOFTENINGS = 4  # times SMOOTHING half-steps over the neighbours
 BALD = (0.003, 0.008)  # metres that the scalp is lifted, between which it is combed as hair
-BRIGHTER = 0.12  # that hair which is not surely seen may become in back-projection: no light flecks where it turns away
+BRIGHTER = 0.06  # that hair which is not surely seen may become in back-projection: no light flecks where it turns away
 PEEPING = 0.03  # the same of the far side's, which peeps out at the outline by a pixel
 # Light between folds of skin is reflected there, and red the most: exponents of what is left of it.
 FOLDS = (1.1, 1.5, 1.6)
@@ -187,9 +187,10 @@ class Draft:
         picture, alpha, inside = (torch.from_numpy(array).float() / 255 for array in arrays)
         solid = (alpha > SOLID).float() * inside
         uncovered = self._uncovered()
-        room = torch.where(self.found.facing > 0, BRIGHTER, PEEPING) + 1 - self._hair() * (1 - self.found.seen)
-        begin = self.attributes().color[0]
-        brightest, doubted = begin + room[:, None], self._doubted()
+        begin, doubted = self.attributes().color[0], self._doubted()
+        # what is grazed lies at the outline, where a photo's pixels are in part its background
+        room = torch.where(self.found.facing > 0, BRIGHTER, PEEPING)
+        brightest = begin + (room + 1 - self._hair() * (1 - self.found.seen * (1 - doubted)))[:, None]
         relaxation = torch.lerp(torch.tensor(RELAXATION), torch.tensor(CAUTION), doubted)
         for number in range(PROJECTIONS + AFTERWARDS):
             if number == PROJECTIONS:
