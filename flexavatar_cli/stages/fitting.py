@@ -57,6 +57,7 @@ EVENNESS = 6.0  # times as much again on the neck, where collars frayed into spi
 GRAZING_WEIGHT = 1.5  # of colour differences between neighbours, where they are seen foreshortened
 CHROMA_WEIGHT = 0.5  # of differences between neighbours in hue alone, wherever they are
 UNSURE_WEIGHT = 1.0  # of changes of colour where face and bust are seen foreshortened: of what hangs before them
+HUE_WEIGHT = 20.0  # of changes of hue where hair is seen foreshortened
 SHAPE_WEIGHT = 0.02
 FRONTAL_HOLD = 0.2  # share of the stiff pull on what faces the only camera
 LOOSE, STIFF = 0.02, 1.0  # pull of hair and cloth, and of the face, towards where the encoder put them
@@ -191,6 +192,7 @@ class RiggedObjective(Objective):
         self.moving = self._token_gate(share)
         self.nearness = self._nearness(places.to(self.device))
         self.unsure = self.grazing * (face | bust)
+        self.aslant = self.grazing * hair
         self.even = torch.maximum(neck.float(), ear)
         self.rigid = ear
         # shoulders are free at their outline; what faces the camera would stand off as tips, seen in profile
@@ -249,8 +251,8 @@ class RiggedObjective(Objective):
         patchy = tint - self._around(tint)
         blotches = ((patchy**2).sum(-1) * (0.05 + GRAZING_WEIGHT * torch.maximum(self.grazing, self.even))).mean()
         # where several texels share a pixel -- in the folds of an ear -- a green and a violet one make a brown
-        hue = patchy - patchy.mean(-1, keepdim=True)
-        blotches = blotches + CHROMA_WEIGHT * (hue**2).sum(-1).mean()
+        blotches = blotches + CHROMA_WEIGHT * (_hue(patchy) ** 2).sum(-1).mean()
+        blotches = blotches + HUE_WEIGHT * ((_hue(tint) ** 2).sum(-1) * self.aslant).mean()
         blotches = blotches + UNSURE_WEIGHT * ((tint**2).sum(-1) * self.unsure).mean()
         garish = ((attributes.color - 1).clamp_min(0) + (-attributes.color).clamp_min(0)).mean()
         shape = (size**2).mean() + 0.1 * (veil**2).mean()
@@ -339,3 +341,8 @@ class RiggedObjective(Objective):
         tokens = math.isqrt(self.start.shape[1])
         pooled = torch.nn.functional.max_pool2d(picture.reshape(1, 1, side, side), side // tokens)
         return pooled.reshape(1, -1, 1)
+
+
+def _hue(color: Tensor) -> Tensor:  # [..., 3] -> [..., 3]
+    """What is not grey of a difference of colours."""
+    return color - color.mean(-1, keepdim=True)

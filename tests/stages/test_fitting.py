@@ -145,6 +145,22 @@ def test_shoulders_hold_in_a_fit_to_one_picture(avatar, observation, instruments
     assert stiffness(10).max() < 1.5
 
 
+def test_hair_seen_aslant_may_darken_and_not_turn_green(avatar, observation, instruments):
+    objective = RiggedObjective(avatar, [observation], instruments, FitOptions(steps=1))
+    start = objective.decode(objective.start, torch.from_numpy(observation.expression))
+
+    def price(tint: tuple[float, float, float]) -> float:
+        tinted = replace(start, color=start.color + torch.tensor(tint))
+        costs = []
+        for share in (0.0, 1.0):
+            objective.aslant = torch.full_like(objective.aslant, share)
+            costs.append(float(objective._keep(tinted, start)))
+        return costs[1] - costs[0]
+
+    assert price((-0.1, -0.1, -0.1)) == pytest.approx(0, abs=1e-6)
+    assert price((0.0, 0.1, 0.0)) > 0.05
+
+
 def test_what_pulls_at_a_neck_pulls_at_its_neighbours_too(avatar, observation, instruments):
     objective = RiggedObjective(avatar, [observation], instruments, FitOptions(steps=1))
     grid = instruments.head.texels(instruments.model.resolution)
