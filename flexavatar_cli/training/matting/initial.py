@@ -69,6 +69,9 @@ def layer_weights(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
     except (OSError, DecodeError) as error:
         raise InputError(f"{path}: not an ONNX file that can be read") from error
     known = {entry.name: torch.from_numpy(np.array(onnx.numpy_helper.to_array(entry))) for entry in graph.initializer}
+    for node in graph.node:  # equal weights, such as the zeros of blocks that nothing has trained, are stored once
+        if node.op_type == "Identity" and node.input[0] in known:
+            known[node.output[0]] = known[node.input[0]]
     pairs = {module_of(node.name): node.input[1:3] for node in graph.node if node.op_type in ("Conv", "Gemm")}
     if not all(len(pair) == 2 and pair[0] in known and pair[1] in known for pair in pairs.values()):
         raise InputError(f"{path}: not a file of `export`")
