@@ -17,7 +17,6 @@ from flexavatar_cli.core.expression import INDEX
 from flexavatar_cli.core.ramps import ramp
 from flexavatar_cli.model import plucker_map
 from flexavatar_cli.stages.back_projection import back_projected
-from flexavatar_cli.stages.hull import about_ears
 from flexavatar_cli.stages.instruments import SINKS, Instruments
 from flexavatar_cli.stages.laid_detail import FLOOR, HAIR, SKIN, Material, laid_detail
 from flexavatar_cli.stages.medians import medians, surroundings
@@ -93,10 +92,6 @@ class Draft:
         """1 where nothing stands off the head: skin, or the scalp of who is bald."""
         return 1 - hairiness(self.prior, self.found.displacement[None])[0]
 
-    def _ear(self) -> Tensor:  # [N]
-        """1 on the ears, under hair or bare."""
-        return torch.from_numpy(about_ears(self.prior.places.numpy())) * self.prior.on_face
-
     def _unseen(self) -> Tensor:  # [N]
         """1 where the photo shows neither a texel nor that on the other side."""
         return (1 - self.found.seen) * (1 - MIRROR_TRUST * self.found.seen[self.prior.mirror])
@@ -110,7 +105,7 @@ class Draft:
         change = outline_correction(self.seen, self.head, self.model.resolution, self.lifted())
         self._add(displacement=torch.from_numpy(change).float())
         lift = torch.from_numpy(self.lifted())
-        plug = self._ear() * ramp(self.prior.outward[:, 2], AHEAD) * ramp(lift, BURIED)
+        plug = self.prior.on_ear * ramp(self.prior.outward[:, 2], AHEAD) * ramp(lift, BURIED)
         self._add(displacement=-plug * lift)
 
     @torch.no_grad()
@@ -134,7 +129,7 @@ class Draft:
     @torch.no_grad()
     def color_ears(self) -> None:
         """Give unseen hair over the ears the colour of the hair around: the network leaves it an ear's red."""
-        color, ear = self.attributes().color[0], self._ear()
+        color, ear = self.attributes().color[0], self.prior.on_ear
         hair = self._hair() * (1 - ear) + 1e-9
         around = low_frequencies(self.prior, color[None], hair[None], self.prior.hair_kernel)[0]
         covered = ear * (1 - self._bare()) * (1 - self.found.seen)

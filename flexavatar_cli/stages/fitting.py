@@ -24,7 +24,7 @@ from flexavatar_cli.core.track import Track
 from flexavatar_cli.heads.surface import surface
 from flexavatar_cli.stages.back_projection import visible_share
 from flexavatar_cli.stages.encoding import load_prior
-from flexavatar_cli.stages.hull import about_ears, liftable
+from flexavatar_cli.stages.hull import liftable
 from flexavatar_cli.stages.instruments import Instruments
 from flexavatar_cli.stages.observation import Observation, crop_observation, examine, trusted_parts
 from flexavatar_cli.stages.optimisation import Objective, Optimisation
@@ -179,8 +179,7 @@ class RiggedObjective(Objective):
         names = instruments.head.part_names
         face, neck, bust = ((grid.part == names.index(name)).to(self.device) for name in ("face", "neck", "bust"))
         hair = hairiness(prior, off[None])[0].to(self.device)
-        ear = torch.from_numpy(about_ears(places.numpy())).to(self.device)
-        ear = ear * face * (1 - hair)
+        ear = prior.on_ear.to(self.device) * (1 - hair)
         share, painted = self._visible_share()
         trusted = torch.from_numpy(trusted_parts(instruments.head, grid)).to(self.device)
         # between bared teeth the mouth's inside shows, and would be painted with them

@@ -9,6 +9,7 @@ from torch import Tensor
 from flexavatar_cli.core.ramps import ramp
 from flexavatar_cli.heads import HeadModel
 from flexavatar_cli.heads.surface import frames, surface
+from flexavatar_cli.stages.hull import about_ears
 
 CELLS = 64  # low frequencies live on a 64 x 64 grid of cells
 AROUND = 8  # cells that a texel's low frequencies are interpolated from ...
@@ -54,6 +55,7 @@ class UVPrior:
     on_scalp: Tensor  # [N] 1 where hair grows
     on_skin: Tensor  # [N] 1 on face, neck and eye sockets
     on_face: Tensor  # [N] 1 on the face with its ears
+    on_ear: Tensor  # [N] 1 on the ears
     on_jaw: Tensor  # [N] 1 on the face below the ears
     on_neck: Tensor  # [N] 1 between face and bust
     on_bust: Tensor  # [N] 1 below the neck
@@ -134,6 +136,7 @@ def uv_prior(head: HeadModel, resolution: int, mean_color: Tensor) -> UVPrior:  
         on_scalp=on_scalp,
         on_skin=(groups == GROUPS["face"]).float(),
         on_face=face.float(),
+        on_ear=(face & torch.from_numpy(about_ears(positions.numpy()))).float(),
         on_jaw=(face & (positions[:, 1] < EARS)).float(),
         on_neck=(grid.part == head.part_names.index("neck")).float() * (groups == GROUPS["neck"]),
         on_bust=(groups == GROUPS["bust"]).float(),

@@ -152,7 +152,7 @@ def test_hair_is_coloured_by_hair_where_no_photo_shows_it(draft, monkeypatch):
 
 
 def test_hair_over_ears_has_the_colour_of_the_hair_around_and_bare_ears_keep_theirs(draft, monkeypatch):
-    ear = draft._ear() > 0
+    ear = draft.prior.on_ear > 0
     reddish = torch.where(ear[:, None], torch.tensor([0.3, 0.1, 0.1]), 0.1)
     attributes = replace(draft.attributes(), color=reddish[None])
     added = []
@@ -170,7 +170,7 @@ def test_hair_over_ears_has_the_colour_of_the_hair_around_and_bare_ears_keep_the
 
 
 def test_what_of_a_buried_ear_faces_ahead_is_not_lifted(draft, monkeypatch):
-    ear, facing = draft._ear() > 0, draft.prior.outward[:, 2]
+    ear, facing = draft.prior.on_ear > 0, draft.prior.outward[:, 2]
     ahead, aside = ear & (facing > AHEAD[1]), ear & (facing < AHEAD[0])
     added = []
     with monkeypatch.context() as only:
